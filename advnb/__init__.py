@@ -1,0 +1,29 @@
+"""advnb: adversarial robustness, live. See the notebooks, which begin at 00_start_here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from . import models, recipes, zoo
+from .attacks import Attack, AttackResult, AttackWarning
+from .blindspots import scale_shift, valid_shift
+from .data import Dataset, Split, load
+from .models import accuracy
+from .perturbations import Pixels
+from .stats import Rate
+from .training import fit
+
+__version__ = "0.1.0"
+__all__ = [
+    "Attack", "AttackResult", "AttackWarning", "Dataset", "Pixels", "Rate", "Split", "accuracy",
+    "blindspots", "fit", "live", "load", "models", "plots", "recipes", "scale_shift",
+    "valid_shift", "zoo",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # these draw or show: matplotlib, pandas and ipywidgets load only where they are used
+    if name in ("blindspots", "live", "plots"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,83 @@
+"""The command `python -m advnb`: build the glyph atlas, train the models of the zoo."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every subcommand with its arguments; `run` is what it calls."""
+    top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
+    rooms = top.add_subparsers(required=True, metavar="{fonts,zoo}")
+
+    fonts = rooms.add_parser("fonts", help="the glyph atlas that FONTS is made from")
+    verbs = fonts.add_subparsers(required=True)
+    build = verbs.add_parser("build", help="render A to J from every usable face")
+    build.add_argument("folder", nargs="+", help="searched for .ttf, .otf and .ttc files")
+    build.add_argument("--out", help="the atlas to write (default: the package's own)")
+    build.add_argument("--seed", type=int, default=0, help="decides the order of the faces")
+    build.set_defaults(run=_fonts_build)
+
+    zoo = rooms.add_parser("zoo", help="the small trained models")
+    verbs = zoo.add_subparsers(required=True)
+    train = verbs.add_parser("train", help="make models and their cards again")
+    train.add_argument("name", nargs="+")
+    train.add_argument("--out", help="where to write them (default: the package's own folder)")
+    train.set_defaults(run=_zoo_train)
+    listing = verbs.add_parser("list", help="the models and their measured numbers")
+    listing.set_defaults(run=_zoo_list)
+    return top
+
+
+def _fonts_build(args: argparse.Namespace) -> None:
+    from . import fonts
+
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it reports every odd table
+    faces = fonts.build(args.folder, args.out or fonts.ATLAS, args.seed)
+    print(f"{len(faces):,} usable faces; the first {fonts.N_FONTS:,} are FONTS, the rest unseen")
+    if len(faces) < fonts.N_FONTS:
+        raise ValueError(f"FONTS needs {fonts.N_FONTS:,} faces: name more folders")
+
+
+def _zoo_train(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from . import zoo
+
+    for name in args.name:
+        zoo.entry(name)  # an unknown name is told before hours are spent on the known ones
+    for name in args.name:
+        _print_card(zoo.train(name, Path(args.out) if args.out else zoo.FOLDER))
+
+
+def _zoo_list(args: argparse.Namespace) -> None:
+    from . import zoo
+
+    for name in zoo.names():
+        _print_card(zoo.card(name))
+
+
+def _print_card(card: dict) -> None:
+    for what in ("accuracy", "success"):
+        number = card["measured"][what]
+        print(
+            f"{card['name']:24s} {what:9s} {number['value']:7.2%} "
+            f"[{number['low']:.2%}, {number['high']:.2%}] (n = {number['n']:,})"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; bad input and missing files are one line on stderr and exit code 2."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"advnb: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

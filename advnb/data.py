@@ -1,0 +1,369 @@
+"""Data sets: `load(name)` -> Dataset, whose `.train(n)` and `.test(n)` are Splits of images.
+
+Pixels are float32 in [0, 1], images [N, C, H, W], labels int64 [N]. Sets come from a local
+`.npz` (folders of ADVNB_DATA, then the user's cache) or, for the known names, by download.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import threading
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import fonts
+from .files import DamagedFileError, write
+from .stats import generator
+
+DIGITS = tuple("0123456789")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
+TITLES = {
+    "fonts": "FONTS (hard)",
+    "fonts-moderate": "FONTS (moderate)",
+    "fonts-easy": "FONTS (easy)",
+    "mnist": "MNIST",
+    "fashion": "Fashion-MNIST",
+}
+DOWNLOADS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # the names of torchvision's classes
+CLASSES = {"mnist": DIGITS, "fashion": CLOTHES}
+TIMEOUT = 8.0  # seconds until a server that does not answer counts as no network
+
+
+class Split:
+    """Images with their labels, in a fixed order; indexing gives a Split again.
+
+    `x` float [N, C, H, W] in [0, 1]; `y` int64 [N]; `z` [N, 6] and `font` [N] for FONTS, else
+    None; `dataset` where the images come from, or None. FONTS images are decoded when `x` is
+    first read, so that a Split of a million of them costs only its latents.
+
+    Raises ValueError for wrong shapes or dtypes, NaN, pixels outside [0, 1], negative labels,
+    and where nothing is left.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        z: Tensor | None = None,
+        font: Tensor | None = None,
+        dataset: Dataset | None = None,
+    ) -> None:
+        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+            what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be a float tensor [N, C, H, W]; got {what}")
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+            what = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"y must be an int64 tensor [{len(x)}], one label an image; got {what}")
+        if len(x) == 0:
+            raise ValueError("a split needs at least one image; this one is empty")
+        low, high = x.detach().amin().item(), x.detach().amax().item()
+        if math.isnan(low + high):
+            raise ValueError("x holds NaN: clean the images first")
+        if low < 0 or high > 1:
+            raise ValueError(f"pixels must lie in [0, 1]; these reach from {low:g} to {high:g}")
+        if (y < 0).any():
+            raise ValueError(f"labels must be 0 or more; the smallest here is {y.min().item()}")
+        for name, row in {"z": z, "font": font}.items():
+            if row is not None and len(row) != len(x):
+                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images")
+        self.y, self.z, self.font, self.dataset = y, z, font, dataset
+        self._x: Tensor | None = x
+        self._gather: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def _of(
+        cls,
+        y: Tensor,
+        z: Tensor | None,
+        font: Tensor | None,
+        dataset: Dataset | None,
+        x: Tensor | None = None,
+        gather: tuple[Tensor, Tensor] | None = None,
+    ) -> Split:
+        """A split from parts that are known to be sound, without looking at every pixel."""
+        split = cls.__new__(cls)
+        split.y, split.z, split.font, split.dataset = y, z, font, dataset
+        split._x, split._gather = x, gather
+        return split
+
+    @property
+    def x(self) -> Tensor:
+        """Images [N, C, H, W] in [0, 1]; gathered or decoded on first use, then kept."""
+        if self._x is None:
+            if self._gather is not None:
+                pixels, rows = self._gather
+                self._x, self._gather = pixels[rows], None
+            else:
+                assert self.dataset is not None
+                assert self.dataset.manifold is not None
+                assert self.z is not None
+                with torch.no_grad():
+                    self._x = self.dataset.manifold.decode(self.z, self)
+        return self._x
+
+    def with_x(self, x: Tensor) -> Split:
+        """The same labels, codes and order with other images (transformed ones, say)."""
+        return Split(x, self.y, z=self.z, font=self.font, dataset=self.dataset)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, key: int | slice | Tensor | np.ndarray | list) -> Split:
+        rows: slice | Tensor
+        if isinstance(key, slice):
+            rows = key
+        elif isinstance(key, int):
+            rows = torch.arange(len(self))[key : key + 1 or None]
+        else:
+            rows = torch.as_tensor(key)
+            if rows.dtype == torch.bool and len(rows) != len(self):
+                raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
+            rows = rows.to(self.y.device)
+        y = self.y[rows]
+        if len(y) == 0:
+            raise IndexError(f"{key!r:.60} selects nothing from a split of {len(self)} images")
+        z = None if self.z is None else self.z[rows]
+        font = None if self.font is None else self.font[rows]
+        x, gather = None, None
+        if self._x is not None:
+            if isinstance(rows, slice):
+                x = self._x[rows]
+            else:  # copied only if somebody looks: an attack on FONTS codes never does
+                gather = (self._x, rows)
+        elif self._gather is not None:
+            gather = (self._gather[0], self._gather[1][rows])
+        return Split._of(y, z, font, self.dataset, x, gather)
+
+    def shuffled(self, seed: int) -> Split:
+        """The same images in a random order that `seed` decides."""
+        return self[torch.randperm(len(self), generator=generator(seed))]
+
+    def to(self, device: torch.device | str) -> Split:
+        """The split on a device; itself where it is there already."""
+        device = torch.device(device)
+        if self.y.device == device:
+            return self
+        z = None if self.z is None else self.z.to(device)
+        font = None if self.font is None else self.font.to(device)
+        decoded = self._x is not None or self._gather is not None
+        return Split._of(
+            self.y.to(device), z, font, self.dataset, self.x.to(device) if decoded else None
+        )
+
+    def __repr__(self) -> str:
+        title = self.dataset.title if self.dataset else "images"
+        return f"Split({len(self):,} of {title}, {self.y.device})"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named set: `.train(n)` and `.test(n)` are its first n images, without n all of them.
+
+    `classes` names the labels; `shape` is (C, H, W); `manifold` the known manifold of FONTS,
+    else None; `source` says where the images came from.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    source: str
+    sizes: tuple[int, int]
+    make: Callable[[Dataset, bool, int], Split]
+    manifold: fonts.KnownManifold | None = None
+
+    def train(self, n: int | None = None) -> Split:
+        """The first n training images (S trains on these), or all."""
+        return self._first(n, train=True)
+
+    def test(self, n: int | None = None) -> Split:
+        """The first n test images, or all."""
+        return self._first(n, train=False)
+
+    def _first(self, n: int | None, train: bool) -> Split:
+        size = self.sizes[0 if train else 1]
+        n = size if n is None else n
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= size:
+            part = "training" if train else "test"
+            raise ValueError(f"{self.title} has {size:,} {part} images: ask for 1 to {size}, not {n}")
+        return self.make(self, train, n)
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.title}: {self.sizes[0]:,} training and {self.sizes[1]:,} test images "
+            f"{'x'.join(map(str, self.shape))}, {len(self.classes)} classes, from {self.source})"
+        )
+
+
+def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
+    """The data set of that name ("fonts", "mnist", ...), or of a local `.npz` file.
+
+    An `.npz` holds train_x, train_y, test_x, test_y: uint8 images [N, H, W] or [N, H, W, C] and
+    whole-number labels. With `offline="fonts"` that set is returned where `name` is neither on
+    this machine nor to be downloaded. Raises ValueError for an unknown name, DamagedFileError
+    for an unusable file, ConnectionError where a download fails.
+    """
+    path = Path(name)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file")
+        return _from_npz(path.stem, path)
+    name = str(name)
+    if name not in TITLES:
+        near = difflib.get_close_matches(name, TITLES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TITLES)}"
+        raise ValueError(f"no data set is called {name!r}; {hint} (or give a path to an .npz)")
+    if name.startswith("fonts"):
+        return _fonts(name)
+    folders = [Path(f).expanduser() for f in os.environ.get("ADVNB_DATA", "").split(os.pathsep) if f]
+    for folder in [*folders, cache_folder()]:
+        if (folder / f"{name}.npz").is_file():
+            return _from_npz(name, folder / f"{name}.npz")
+    try:
+        return _from_npz(name, _download(name, cache_folder() / f"{name}.npz"))
+    except ConnectionError:
+        if offline is None:
+            raise
+        return load(offline)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept; the variable ADVNB_CACHE overrides the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("ADVNB_CACHE") or platformdirs.user_cache_dir("advnb"))
+
+
+def _fonts(name: str) -> Dataset:
+    manifold = fonts.KnownManifold(name.partition("-")[2] or "hard")
+
+    def make(dataset: Dataset, train: bool, n: int) -> Split:
+        start = 0 if train else fonts.N_TRAIN
+        index = torch.arange(start, start + n)
+        z = fonts.latents(start, start + n, manifold.variant)
+        return Split._of(index % 10, z, index // 10 % fonts.N_FONTS, dataset)
+
+    return Dataset(
+        name, TITLES[name], tuple(fonts.LETTERS), (1, fonts.SIZE, fonts.SIZE),
+        "advnb's glyph atlas", (fonts.N_TRAIN, fonts.N_TEST), make, manifold,
+    )  # fmt: skip
+
+
+def _from_npz(name: str, path: Path) -> Dataset:
+    arrays = _read_npz(path)
+    labels = np.concatenate([arrays["train_y"], arrays["test_y"]])
+    classes = CLASSES.get(name) or tuple(str(c) for c in range(int(labels.max()) + 1))
+    if len(classes) <= labels.max():
+        raise DamagedFileError(f"{path}: label {labels.max()} in a set of {len(classes)} classes")
+    height, width = arrays["train_x"].shape[1:3]
+    channels = arrays["train_x"].shape[3] if arrays["train_x"].ndim == 4 else 1
+
+    def make(dataset: Dataset, train: bool, n: int) -> Split:
+        part = "train" if train else "test"
+        pixels = torch.from_numpy(arrays[f"{part}_x"][:n]).reshape(n, height, width, channels)
+        # one float copy of the images, never two: CIFAR-10's training set is 600 MB
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return Split._of(
+            torch.from_numpy(arrays[f"{part}_y"][:n].astype(np.int64)), None, None, dataset,
+            x.div_(255),
+        )  # fmt: skip
+
+    sizes = len(arrays["train_y"]), len(arrays["test_y"])
+    shape = (channels, height, width)
+    return Dataset(name, TITLES.get(name, name), classes, shape, str(path.name), sizes, make)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    wanted = ("train_x", "train_y", "test_x", "test_y")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile) or not set(wanted) <= set(file.files):
+                raise DamagedFileError(
+                    f"{path} is not a data set: it must hold the arrays {', '.join(wanted)}"
+                )
+            arrays = {name: file[name] for name in wanted}
+    except DamagedFileError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged or not an .npz file: delete it and get it again"
+        ) from error
+    except ValueError as error:
+        why = "pickled objects, which are never loaded" if "pickle" in str(error) else str(error)
+        raise DamagedFileError(f"{path} cannot be read ({why}): save it as plain arrays") from error
+    for part in ("train", "test"):
+        x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:
+            raise DamagedFileError(
+                f"{path}: {part}_x must be uint8 [N, H, W] or [N, H, W, C]; "
+                f"it is {x.dtype} {list(x.shape)}"
+            )
+        if y.dtype.kind not in "iu" or y.shape != x.shape[:1] or (y.astype(np.int64) < 0).any():
+            raise DamagedFileError(
+                f"{path}: {part}_y must be whole numbers >= 0 [{len(x)}]; it is {y.dtype} {list(y.shape)}"
+            )
+    if arrays["train_x"].shape[1:] != arrays["test_x"].shape[1:]:
+        raise DamagedFileError(f"{path}: training and test images differ in size")
+    return arrays
+
+
+def _download(name: str, path: Path) -> Path:
+    """Fetch a set through torchvision (which shows bars and checks MD5 sums), keep it as .npz."""
+    import tempfile
+
+    import torchvision
+
+    kind = getattr(torchvision.datasets, DOWNLOADS[name])
+    failed = ConnectionError(
+        f"{TITLES[name]} is not on this machine and could not be downloaded. Put {name}.npz in a "
+        "folder named by ADVNB_DATA, go online, or use advnb.load('fonts'), which needs no network"
+    )
+    if not _reachable(kind.mirrors):
+        raise failed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            parts = {p: kind(folder, train=p == "train", download=True) for p in ("train", "test")}
+        except (OSError, RuntimeError) as error:
+            raise failed from error
+        arrays = {}
+        for part, images in parts.items():
+            arrays[f"{part}_x"] = np.asarray(images.data, np.uint8)
+            arrays[f"{part}_y"] = np.asarray(images.targets, np.int64)
+        return write(path, lambda temporary: fonts._savez(temporary, arrays))
+
+
+def _reachable(addresses: list[str]) -> bool:
+    """Whether any of the servers answers within TIMEOUT seconds (a name look-up can hang)."""
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    answered = threading.Event()
+
+    def ask(address: str) -> None:
+        try:
+            urlopen(address, timeout=TIMEOUT).close()
+            answered.set()
+        except HTTPError:  # it is there, even if it has no front page
+            answered.set()
+        except (OSError, ValueError):
+            pass
+
+    threads = [threading.Thread(target=ask, args=(a,), daemon=True) for a in addresses]
+    for thread in threads:
+        thread.start()
+    waited = 0.0
+    while waited < TIMEOUT and not answered.is_set() and any(t.is_alive() for t in threads):
+        answered.wait(0.1)
+        waited += 0.1
+    return answered.is_set()

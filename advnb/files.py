@@ -1,0 +1,67 @@
+"""Writing so that nothing is lost, reading so that damage is noticed. No pickle anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class DamagedFileError(ValueError):
+    """A file whose content is not what was written, or not of the expected kind."""
+
+
+def write(path: str | os.PathLike, save: Callable[[Path], object]) -> Path:
+    """`save(temporary)`, flushed to disk, then renamed to `path`: whole or not there at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        save(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], **about: Any) -> Path:
+    """Write a safetensors file that carries its own checksum and `about` (anything JSON)."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"sha256": digest(ready), "about": json.dumps(about)}
+    return write(path, lambda temporary: save_file(ready, temporary, metadata))
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote: (tensors, about). DamagedFileError if a byte has changed."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DamagedFileError(f"{path} is not a whole safetensors file: delete it") from error
+    if metadata.get("sha256") != digest(tensors):
+        raise DamagedFileError(f"{path} does not match its own checksum: delete it")
+    return tensors, json.loads(metadata["about"])

@@ -1,0 +1,212 @@
+"""FONTS (Stutz et al. 2019, section 3.1): letters A to J whose data manifold is known exactly.
+
+An image is a glyph, chosen by font and letter, moved by six numbers
+z = (t_x, t_y, shear_x, shear_y, scale, rotation) with a differentiable sampler. The package
+carries a glyph atlas; every image is made from it when it is looked at, none is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+LETTERS = "ABCDEFGHIJ"
+SIZE = 28  # pixels a side
+N_FONTS = 1000  # the first 1,000 faces of the atlas; the rest are unseen by every FONTS image
+N_TRAIN, N_TEST = 960_000, 160_000
+BLOCK = N_FONTS * len(LETTERS)  # images that share one draw of the random stream
+SUFFIXES = {".ttf", ".otf", ".ttc"}
+ATLAS = Path(__file__).with_name("fonts.npz")
+LATENTS = ("t_x", "t_y", "shear_x", "shear_y", "scale", "rotation")
+
+# (low, high) of each latent in the units the decoder reads: half image widths, radians.
+RANGES: dict[str, tuple[tuple[float, float], ...]] = {
+    "easy": ((-0.1, 0.1),) * 2 + ((-0.2, 0.2),) * 2 + ((0.9, 1.1), (-math.pi / 6, math.pi / 6)),
+    "moderate": (
+        ((-0.2, 0.2),) * 2 + ((-0.4, 0.4),) * 2 + ((0.85, 1.15), (-math.pi / 3, math.pi / 3))
+    ),
+    "hard": (
+        ((-0.2, 0.2),) * 2 + ((-0.5, 0.5),) * 2 + ((0.75, 1.15), (-math.pi / 2, math.pi / 2))
+    ),
+}
+
+
+def matrices(z: Tensor) -> Tensor:
+    """The 2x3 matrices of latents z [N, 6], as [N, 2, 3].
+
+    They map *output* to *input* coordinates in [-1, 1]: scale 0.75 enlarges the letter, and a
+    translation of 0.2 moves it by 2.7 pixels the other way.
+    """
+    t_x, t_y, shear_x, shear_y, scale, rotation = z.unbind(1)
+    c, s = scale * rotation.cos(), scale * rotation.sin()
+    rows = (c - s * shear_x, c * shear_x - s, t_x, c * shear_y + s, c - s * shear_y, t_y)
+    return torch.stack(rows, 1).view(-1, 2, 3)
+
+
+def transform(x: Tensor, z: Tensor) -> Tensor:
+    """T(x; z): images x [N, C, H, W] moved by latents z [N, 6]; bilinear, black outside, [0, 1].
+
+    Differentiable in both. `align_corners=True` is what the paper's PyTorch 0.4 did.
+    """
+    grid = affine_grid(matrices(z), list(x.shape), align_corners=True)
+    return grid_sample(x, grid, align_corners=True).clamp(0, 1)
+
+
+@lru_cache(maxsize=128)
+def _block(seed: int, number: int) -> np.ndarray:
+    return np.random.default_rng([seed, number]).random((BLOCK, len(LATENTS)), np.float32)
+
+
+def latents(start: int, stop: int, variant: str = "hard", seed: int = 0) -> Tensor:
+    """Latents of images start..stop of the stream, float32 [stop - start, 6].
+
+    The stream is cut in blocks that are drawn independently, so that any slice can be made
+    without what comes before it.
+    """
+    low, high = np.array(RANGES[variant], np.float32).T
+    parts = [
+        _block(seed, number)[max(start - number * BLOCK, 0) : stop - number * BLOCK]
+        for number in range(start // BLOCK, -(-stop // BLOCK))
+    ]
+    z = low + np.concatenate(parts) * (high - low)
+    return torch.from_numpy(z.clip(low, high))
+
+
+@cache
+def read_atlas() -> dict[str, np.ndarray]:
+    """The shipped atlas: `glyphs` uint8 [faces, 10, 28, 28] (ink = 255), `names`, `licences`."""
+    with np.load(ATLAS, allow_pickle=False) as file:
+        licences = file["licences"][file["licence"]]
+        return {"glyphs": file["glyphs"], "names": file["names"], "licences": licences}
+
+
+@dataclass(frozen=True)
+class KnownManifold:
+    """The manifold that FONTS images lie on: decode(z, split) for the split's fonts and letters.
+
+    `variant` is "hard" (the paper's FONTS), "moderate" or "easy"; it only sets the bounds.
+    """
+
+    variant: str = "hard"
+    _glyphs: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """(low, high), float32 [6] each: the ranges that the latents are drawn from."""
+        low, high = torch.tensor(RANGES[self.variant]).T.contiguous()
+        return low, high
+
+    def encode(self, split: Any) -> Tensor:
+        """The latents that the split's images were made from, [N, 6]."""
+        if split.z is None or split.font is None:
+            raise ValueError("only FONTS images have known latents: load a 'fonts' data set")
+        return split.z
+
+    def decode(self, z: Tensor, split: Any) -> Tensor:
+        """Images [N, 1, 28, 28] of latents z [N, 6], with the fonts and letters of `split`."""
+        if z.shape != (len(split), len(LATENTS)):
+            raise ValueError(f"z must be [{len(split)}, 6], one row an image; got {list(z.shape)}")
+        return transform(self.glyphs(split.font, split.y, like=z), z)
+
+    def glyphs(self, font: Tensor, letter: Tensor, like: Tensor) -> Tensor:
+        """Prototypes [N, 1, 28, 28] in the dtype and on the device of `like`.
+
+        `font` and `letter` are indices int64 [N], or weights [N, faces] and [N, 10]: then the
+        prototype is the weighted sum over both, and differentiable in them as well.
+        """
+        key = (like.device, like.dtype)
+        if key not in self._glyphs:
+            glyphs = torch.from_numpy(read_atlas()["glyphs"])
+            self._glyphs[key] = glyphs.to(like.device).to(like.dtype).div_(255)
+        atlas = self._glyphs[key]
+        if font.is_floating_point():
+            faces = torch.einsum("nf,flhw->nlhw", font, atlas[: font.shape[1]])
+            return torch.einsum("nl,nlhw->nhw", letter, faces)[:, None]
+        return atlas[font.to(like.device), letter.to(like.device)][:, None]
+
+
+def render(path: str | Path, number: int = 0) -> np.ndarray | None:
+    """The ten glyphs of one face, uint8 [10, 28, 28] (ink = 255), or None if it cannot be used.
+
+    21 points on 28 x 28 pixels, anti-aliased, each letter's bounding box centred (S, appendix).
+    A face is unusable if a letter is missing, blank, larger than the image, or the same as
+    another letter's.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(
+        path, SIZE - SIZE // 4, index=number, layout_engine=ImageFont.Layout.BASIC
+    )
+    glyphs = np.zeros((len(LETTERS), SIZE, SIZE), np.uint8)
+    for glyph, letter in zip(glyphs, LETTERS):
+        left, top, right, bottom = font.getbbox(letter)
+        width, height = math.ceil(right - left), math.ceil(bottom - top)
+        if not (0 < width <= SIZE and 0 < height <= SIZE):
+            return None
+        image = Image.new("L", (SIZE, SIZE), 255)
+        corner = ((SIZE - width) // 2 - left, (SIZE - height) // 2 - top)
+        ImageDraw.Draw(image).text(corner, letter, fill=0, font=font)
+        glyph[:] = 255 - np.asarray(image)
+    distinct = len({glyph.tobytes() for glyph in glyphs}) == len(LETTERS)
+    return glyphs if distinct and all(glyph.max() > 127 for glyph in glyphs) else None
+
+
+def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0) -> list[str]:
+    """Render every usable TTF and OTF face below `folders` into an atlas; the names, in order.
+
+    Faces are sorted by name, those with the same glyphs as an earlier one dropped, the rest
+    shuffled by `seed`. Each face's name and licence are read from its own name table.
+    """
+    from fontTools.ttLib import TTCollection, TTFont, TTLibError
+    from tqdm.auto import tqdm
+
+    from .files import write
+
+    paths = sorted({p for f in folders for p in Path(f).rglob("*") if p.suffix.lower() in SUFFIXES})
+    if not paths:
+        raise ValueError(f"no .ttf, .otf or .ttc file in {', '.join(map(str, folders))}")
+    faces: dict[bytes, tuple[str, str, np.ndarray]] = {}
+    for path in tqdm(paths, desc="faces"):
+        try:
+            many = TTCollection(path).fonts if path.suffix.lower() == ".ttc" else [TTFont(path)]
+            for number, face in enumerate(many):
+                if not {ord(letter) for letter in LETTERS} <= set(face.getBestCmap() or {}):
+                    continue
+                names = face["name"]
+                name = names.getDebugName(4) or path.stem
+                stated = names.getDebugName(13) or names.getDebugName(14)
+                licence = stated or f"not stated; {names.getDebugName(0) or 'no copyright line'}"
+                glyphs = render(path, number)
+                if glyphs is not None:
+                    entry = (name.strip(), " ".join(licence.split()), glyphs)
+                    previous = faces.setdefault(glyphs.tobytes(), entry)
+                    if entry[0] < previous[0]:
+                        faces[glyphs.tobytes()] = entry
+        except (TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError):
+            continue  # a file that the font libraries cannot read is not a usable face
+    ordered = sorted(faces.values(), key=lambda face: (face[0], face[2].tobytes()))
+    np.random.default_rng(seed).shuffle(ordered)  # type: ignore[arg-type]
+    titles, terms, glyph_list = zip(*ordered)
+    licences, licence = np.unique(np.array(terms), return_inverse=True)
+    arrays = {
+        "glyphs": np.stack(glyph_list),
+        "names": np.array(titles),
+        "licences": licences,
+        "licence": licence.astype(np.uint16),
+    }
+    write(out, lambda temporary: _savez(temporary, arrays))
+    return list(titles)
+
+
+def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:  # numpy would add .npz to a name without it
+        np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -1,0 +1,167 @@
+"""Perturbation sets: which changes an attack may search, and which image a change stands for.
+
+A set answers two questions. `region(split)`: where does the search move (an origin for each
+image, a radius in a norm, a valid range)? `decode(code, split)`: what image is that? `Pixels`
+searches the image itself; other sets search a code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .data import Split
+
+Norm = Literal["linf", "l2"]
+Start = Literal["ball", "uniform", "noise", "gray", "zero"]
+STARTS = ("ball", "uniform", "noise", "gray", "zero")
+NOISE = 0.2  # standard deviation of the "noise" start (Z section 4.3)
+
+
+class PerturbationSet(Protocol):
+    """What `Attack` needs of a set; a new paper's set is a class with these four."""
+
+    @property
+    def norm(self) -> Norm: ...
+
+    def region(self, split: Split) -> Region: ...
+
+    def decode(self, code: Tensor, split: Split) -> Tensor: ...
+
+    def scaled(self, factor: float) -> PerturbationSet: ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """All images within `eps` of x in L-infinity or L2 norm, pixels in [0, 1] (S eq. 1; Z)."""
+
+    eps: float
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_radius("eps", self.eps, self.norm)
+
+    def region(self, split: Split) -> Region:
+        return Region.around(split.x, self.eps, self.norm, low=0.0, high=1.0)
+
+    def decode(self, code: Tensor, split: Split) -> Tensor:
+        return code
+
+    def scaled(self, factor: float) -> Pixels:
+        return replace(self, eps=self.eps * factor)
+
+
+def check_radius(name: str, value: float, norm: str) -> None:
+    """ValueError unless `value` is a positive number and `norm` one of the two."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
+        raise ValueError(f"{name} must be a positive number; got {value!r}")
+    if norm not in ("linf", "l2"):
+        raise ValueError(f'norm must be "linf" or "l2"; got {norm!r}')
+
+
+def norms(change: Tensor, norm: Norm) -> Tensor:
+    """Norm of each row of change [N, ...], as [N]."""
+    flat = change.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def _rows(factor: Tensor, like: Tensor) -> Tensor:
+    return factor.view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass
+class Region:
+    """Codes within `eps` of `origin` [N, ...] in a norm and inside [low, high].
+
+    Membership is exact in real arithmetic, not only up to rounding: boxes are rounded inward,
+    and the L2 radius is shortened by the most that rounding can add.
+    """
+
+    origin: Tensor
+    low: Tensor
+    high: Tensor
+    middle: Tensor
+    eps: float
+    norm: Norm
+
+    @staticmethod
+    def around(
+        origin: Tensor, eps: float, norm: Norm, low: float | Tensor, high: float | Tensor
+    ) -> Region:
+        origin = origin.detach()
+        low = torch.as_tensor(low, dtype=origin.dtype, device=origin.device)
+        high = torch.as_tensor(high, dtype=origin.dtype, device=origin.device)
+        middle = (low + high) / 2
+        if norm == "linf":  # ball and range are one box: intersect them here, once
+            radius = torch.tensor(eps, dtype=origin.dtype, device=origin.device)
+            if radius.item() > eps:
+                radius = torch.nextafter(radius, torch.zeros_like(radius))
+            # origin - radius is off by at most half a step; a whole step inward is inside
+            low = torch.maximum(low, torch.nextafter(origin - radius, origin))
+            high = torch.minimum(high, torch.nextafter(origin + radius, origin))
+            # an origin outside the range (a code beyond its nominal bounds) may only come closer
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+        else:
+            step = torch.finfo(origin.dtype).eps
+            size = max(origin.abs().max().item() + eps, 1.0)
+            eps = eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4
+        return Region(origin, low, high, middle, eps, norm)
+
+    def __getitem__(self, rows: slice | Tensor) -> Region:
+        def pick(t: Tensor) -> Tensor:
+            return t[rows] if t.ndim == self.origin.ndim else t
+
+        low, high = pick(self.low), pick(self.high)
+        return Region(self.origin[rows], low, high, self.middle, self.eps, self.norm)
+
+    def project_(self, code: Tensor) -> Tensor:
+        """Move codes, in place, to allowed ones: the nearest for L-infinity.
+
+        For L2, first into the range, then towards the origin: both constraints then hold, and
+        repeating it (five rounds in S's code) changes nothing.
+        """
+        code.clamp_(self.low, self.high)
+        if self.norm == "l2":
+            change = code - self.origin
+            length = norms(change, "l2")
+            factor = (self.eps / length.clamp_min(1e-30)).clamp_max(1)
+            torch.addcmul(self.origin, change, _rows(factor, code), out=code)
+            code.clamp_(self.low, self.high)  # rounding alone could step over the edge
+        return code
+
+    def start(self, kind: Start, stream: torch.Generator) -> Tensor:
+        """Where a search begins, one row an origin; draws are the same on every device.
+
+        "ball": a Gaussian direction, scaled to norm u * eps with u uniform in (0, 1) (S's code);
+        "uniform": uniform in the ball; "noise": Gaussian noise of deviation 0.2 (Z); "gray": the
+        middle of the range everywhere (Z's all-zero image); "zero": no change.
+        """
+        shape = self.origin.shape
+        if kind == "zero":
+            code = self.origin.clone()
+        elif kind == "gray":
+            code = self.middle.expand(shape).clone()
+        else:
+            code = self.origin + self._random(kind, stream).to(self.origin)
+        return self.project_(code)
+
+    def _random(self, kind: Start, stream: torch.Generator) -> Tensor:
+        shape = self.origin.shape
+        if kind == "uniform" and self.norm == "linf":
+            return (torch.rand(shape, generator=stream) * 2 - 1) * self.eps
+        direction = torch.randn(shape, generator=stream)
+        if kind == "noise":
+            return direction * NOISE
+        radius = torch.rand(len(direction), generator=stream)
+        if kind == "uniform":
+            radius **= 1 / direction[0].numel()
+        return direction * _rows(self.eps * radius / norms(direction, self.norm), direction)
+
+    def ascend(self, gradient: Tensor) -> Tensor:
+        """The step of length 1 that a linear loss grows most along, in this norm."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return gradient / _rows(norms(gradient, "l2").clamp_min(1e-30), gradient)

@@ -1,0 +1,110 @@
+"""Training strategies as data: how a batch is cut, who attacks which part, how fast to learn.
+
+`advnb.fit` is the only training loop; a `Recipe` tells it what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from .attacks import Attack
+
+
+class Schedule(Protocol):
+    """Learning rate at a point of the training, `epoch` counted in fractions from 0."""
+
+    def __call__(self, epoch: float, epochs: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Decay:
+    """start * factor^(epoch + 1), at least `floor`: 0.0095 falling by 5 % an epoch (S)."""
+
+    start: float = 0.01
+    factor: float = 0.95
+    floor: float = 1e-7
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return max(self.start * self.factor ** (epoch + 1), self.floor)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from peak/25 over the first `rise` of the run, then down to 0, both along a cosine
+    (Smith and Topin 2019)."""
+
+    peak: float = 0.01
+    rise: float = 0.2
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        done = epoch / epochs
+        low = self.peak / 25 if done < self.rise else 0.0
+        part = done / self.rise if done < self.rise else (1 - done) / (1 - self.rise)
+        return low + (self.peak - low) * (1 - math.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of every batch: attacked, or clean where `attack` is None."""
+
+    share: float
+    attack: Attack | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The loss is the mean over the parts of their mean cross-entropy, so that
+    parts weigh the same whatever their shares (S eq. 2, 4).
+
+    Adam with `betas` and coupled L2 `weight_decay` on all parameters (S); over the first
+    `warmup` epochs the attacks' radius grows linearly from 0.
+    """
+
+    parts: tuple[Part, ...]
+    batch_size: int = 100
+    schedule: Schedule = Decay()
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 1e-4
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = [part.share for part in self.parts]
+        if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1):
+            raise ValueError(f"the parts' shares must be positive and sum to 1; got {shares}")
+        if min(self.counts()) < 1:
+            raise ValueError(f"a batch of {self.batch_size} is too small for shares {shares}")
+
+    def counts(self) -> list[int]:
+        """Images of a batch that go to each part."""
+        edges = [0]
+        for part in self.parts:
+            edges.append(edges[-1] + part.share * self.batch_size)  # type: ignore[arg-type]
+        whole = [round(edge) for edge in edges]
+        return [b - a for a, b in zip(whole, whole[1:])]
+
+
+def normal(**settings: object) -> Recipe:
+    """Training on clean images; `settings` replace fields of the Recipe."""
+    return Recipe((Part(1.0),), **settings)  # type: ignore[arg-type]
+
+
+def adversarial(
+    attack: Attack,
+    fraction: float = 0.5,
+    *,
+    keep: Literal["first", "strongest"] = "strongest",
+    **settings: object,
+) -> Recipe:
+    """Adversarial training: `fraction` of every batch attacked, the rest clean (S eq. 2);
+    fraction=1 is Madry et al.'s form.
+
+    The attack trains with one start and `keep`, whatever its own say: "strongest" is S's main
+    variant, "first" its weak one (every image stops at its first flip).
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1]; got {fraction}")
+    attacked = Part(fraction, replace(attack, keep=keep, restarts=1))
+    clean = () if fraction == 1 else (Part(1 - fraction),)
+    return Recipe((*clean, attacked), **settings)  # type: ignore[arg-type]

@@ -1,0 +1,66 @@
+"""Rates with intervals, and reproducible random numbers: what every other file counts with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction with its 95 % interval and the number of units it was counted over.
+
+    `value`, `low`, `high` are fractions in [0, 1]; they are NaN, 0 and 1 where `n` is 0.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n:,})"
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def rate(hits: Tensor) -> Rate:
+    """Share of true entries with Wilson's interval (Wilson, JASA 1927).
+
+    `hits` is bool [n], or bool [repeats, n] for n units looked at several times each (images
+    attacked from several starts). Repeats of one unit are not independent: the interval then
+    uses the effective sample size that the spread *between* units implies, which lies between
+    n and repeats * n.
+    """
+    hits = hits.detach().cpu().double()
+    count = hits.numel()
+    if count == 0:
+        return Rate(math.nan, 0.0, 1.0, 0)
+    value, effective = hits.mean().item(), float(count)
+    if hits.ndim == 2 and len(hits) > 1:
+        units = hits.shape[1]
+        between = hits.mean(0).var(correction=1).item() / units if units > 1 else math.inf
+        independent = value * (1 - value) / between if between > 0 else 0.0
+        effective = min(max(independent, units), count)
+    low, high = wilson(value, effective)
+    return Rate(value, low, high, count)
+
+
+def wilson(value: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share `value` of `n` units (n need not be whole)."""
+    centre = (value + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(value * (1 - value) / n + Z95**2 / (4 * n * n))
+    return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator decided by whole numbers: the same key, the same stream, on any device."""
+    state = np.random.SeedSequence([k & (2**64 - 1) for k in key]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

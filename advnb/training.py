@@ -1,0 +1,165 @@
+"""The one training loop: `fit(model, split, recipe)`, which resumes exactly after a kill."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from .data import Split
+from .files import DamagedFileError, digest, load_tensors, save_tensors
+from .models import device_of, finite, probe
+from .recipes import Recipe
+from .stats import generator
+
+SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    epochs: int = 20,
+    seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Train `model` in place on its own device and give it back in eval mode.
+
+    Every epoch visits ceil(N / batch) batches of a fresh permutation, the last one filled from
+    the front (S). Everything random is decided by (seed, step), so a run that was killed and
+    started again with the same `checkpoint` file ends with the same weights, bit for bit, as
+    one that was not. The file is written every epoch and every 30 seconds, and stays.
+
+    Raises ValueError where split, model or checkpoint do not fit the run.
+    """
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs must be a whole number >= 1; got {epochs!r}")
+    probe(model, split)
+    batches = math.ceil(len(split) / recipe.batch_size)
+    total = epochs * batches
+    parameters = list(model.parameters())
+    optimizer = torch.optim.Adam(
+        parameters, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    run = _Checkpoint(checkpoint, model, optimizer, split, recipe, epochs, seed)
+    start = run.resume()
+    device = device_of(model)
+    bar = tqdm(total=total, initial=start, unit="step", disable=not progress, desc="training")
+    loss_mean = hits_mean = 0.0
+    step = start
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+        try:
+            for step in range(start, total):
+                epoch, number = divmod(step, batches)
+                if number == 0 or step == start:
+                    order = torch.randperm(len(split), generator=generator(seed, 0, epoch))
+                position = torch.arange(number * recipe.batch_size, (number + 1) * recipe.batch_size)
+                batch = split[order[position % len(split)]].to(device)
+                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(seed, 1, step))))
+                now = epoch + number / batches
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.schedule(now, epochs)
+                images = _images(model, batch, recipe, now, seed, step)
+                model.train()
+                output = finite(model(torch.cat(images)))
+                pieces = zip(output.split(recipe.counts()), batch.y.split(recipe.counts()))
+                loss = torch.stack([cross_entropy(o, y) for o, y in pieces]).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+                share = 1 / min(step - start + 1, 50)  # a running mean over about 50 steps
+                loss_mean += share * (loss.item() - loss_mean)
+                hits = (output.argmax(1) == batch.y).float().mean().item()
+                hits_mean += share * (hits - hits_mean)
+                bar.set_postfix_str(f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}", refresh=False)
+                bar.update()
+                run.save(step + 1, due=number == batches - 1)
+        except KeyboardInterrupt:
+            if checkpoint is not None:
+                print(f"stopped at step {step:,} of {total:,}; run it again to go on from {checkpoint}")
+            raise
+    optimizer.zero_grad()
+    return model.eval()
+
+
+def _images(
+    model: nn.Module, batch: Split, recipe: Recipe, now: float, seed: int, step: int
+) -> list[Tensor]:
+    """The batch's images part by part, attacked where the recipe says so."""
+    images, start = [], 0
+    for number, (part, count) in enumerate(zip(recipe.parts, recipe.counts())):
+        piece = batch[start : start + count]
+        start += count
+        growth = min(1.0, now / recipe.warmup) if recipe.warmup else 1.0
+        if part.attack is None or growth == 0:
+            images.append(piece.x)
+            continue
+        model.eval()
+        seeds = torch.randint(2**62, (1,), generator=generator(seed, 2, step, number))
+        attack = replace(part.attack, set=part.attack.set.scaled(growth), seed=int(seeds))
+        images.append(attack.adversarial(model, piece).detach())
+    return images
+
+
+class _Checkpoint:
+    """Model and optimiser on disk, tied to one run by a fingerprint of all that decides it."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        model: nn.Module,
+        optimizer: torch.optim.Adam,
+        split: Split,
+        recipe: Recipe,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.model, self.optimizer, self.saved = model, optimizer, time.monotonic()
+        self.parameters = list(model.parameters())
+        if self.path is not None:
+            images = split.x if split.z is None else split.z
+            parts = {"images": images, "labels": split.y, **model.state_dict(prefix="model.")}
+            self.fingerprint = f"{digest(parts)} {recipe} epochs={epochs} seed={seed}"
+
+    def resume(self) -> int:
+        """The step to go on from: 0 for a new run."""
+        if self.path is None or not self.path.exists():
+            return 0
+        tensors, about = load_tensors(self.path)
+        if about.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"{self.path} belongs to another run (other data, weights, recipe, epochs or seed): "
+                "delete it or name another file"
+            )
+        try:
+            weights = {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
+            self.model.load_state_dict(weights)
+            for number, parameter in enumerate(self.parameters):
+                names = ("step", "exp_avg", "exp_avg_sq")
+                state = {name: tensors[f"adam.{number}.{name}"] for name in names}
+                on_device = {k: t if k == "step" else t.to(parameter.device) for k, t in state.items()}
+                self.optimizer.state[parameter] = on_device
+        except (KeyError, RuntimeError) as error:
+            raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from error
+        return int(about["step"])
+
+    def save(self, step: int, due: bool) -> None:
+        if self.path is None or not (due or time.monotonic() - self.saved > SAVE_EVERY):
+            return
+        tensors = self.model.state_dict(prefix="model.")
+        for number, parameter in enumerate(self.parameters):
+            for name, tensor in self.optimizer.state[parameter].items():
+                tensors[f"adam.{number}.{name}"] = tensor
+        save_tensors(self.path, tensors, fingerprint=self.fingerprint, step=step)
+        self.saved = time.monotonic()
