@@ -8,6 +8,7 @@ its weights from a generator of its own: building one leaves the global random s
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -123,11 +124,15 @@ def device_of(model: nn.Module) -> torch.device:
 def lent(model: nn.Module) -> Iterator[nn.Module]:
     """A model in eval mode for a while; its modes and the random state come back afterwards.
 
-    In eval mode batch normalisation keeps its statistics, so nothing else can change.
+    In eval mode batch normalisation keeps its statistics, so nothing else can change. On a
+    thread other than the main one the random state is left alone: it belongs to the process,
+    and putting it back would undo what the main thread has drawn in between.
     """
     modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    main = threading.current_thread() is threading.main_thread()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=main):
         try:
             model.eval()
             yield model

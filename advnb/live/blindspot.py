@@ -1,0 +1,191 @@
+"""The blind-spot panel: alpha, beta, eps and steps, and what they do to a model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor, nn
+
+from .. import zoo
+from ..attacks import Attack, State
+from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
+from ..data import TITLES, Split, load
+from ..models import logits
+from ..perturbations import Pixels
+from ..plots import BlindspotFigure
+from ..profiles import profile
+from ..stats import Rate, rate
+from .panel import REFRESH, Frame, Panel, Params, button, slider
+
+MINE = "as given"
+
+
+class BlindspotPanel(Panel):
+    """Move alpha and beta, and see a robust model break (Z section 3.3, figure 4).
+
+    `split` holds the images to attack (the panel takes the first `images` of it, by default the
+    profile's), `eps` is the radius it starts from, by default the paper's for the data set.
+    `params`: alpha, beta, eps, steps, model, data. The attack is PGD with one uniform start.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        eps: float | None = None,
+        steps: int = 40,
+        images: int | None = None,
+    ) -> None:
+        self._images = images or profile().panel
+        # the thread's own copy: somebody may train the model while the panel attacks it
+        self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): copy.deepcopy(model).eval(), (MINE, "data"): split}
+        name = split.dataset.title if split.dataset else "images"
+        self.controls = {
+            "alpha": slider("alpha", float(alpha), 0.5, 1.0, 0.01),
+            "beta": slider("beta", float(beta), -0.25, 0.25, 0.005),
+            "eps": slider("eps", float(eps or radius(split)), 0.005, 0.5, 0.005),
+            "steps": slider("steps", int(steps), 1, 100, 1),
+            "model": widgets.Dropdown(options=[MINE, *zoo.names()], description="model"),
+            "data": widgets.Dropdown(
+                options=[(f"{name} ({MINE})", MINE), *((t, n) for n, t in TITLES.items())],
+                description="data",
+            ),
+        }
+        self.words = widgets.HTML()
+        self._artist = BlindspotFigure()
+        c = self.controls
+        pairs = [_pair(self, *pair) for pair in columns(split)]
+        tools = [
+            button("Stop", self.stop, "give up the running attack"),
+            button("Reset", self.reset, "back to the first values"),
+            button("Save picture", self.save, "write the picture as a PNG file"),
+        ]
+        rows = [
+            widgets.HBox([c["model"], c["data"]]),
+            widgets.HBox([c["alpha"], c["beta"]]),
+            widgets.HBox([c["eps"], c["steps"]]),
+            widgets.HBox([widgets.Label("(alpha, beta) in the paper:"), *pairs]),
+            widgets.HBox(tools),
+            self.words,
+        ]
+        super().__init__(rows)
+
+    def constrain(self) -> None:
+        alpha, beta = self.controls["alpha"].value, self.controls["beta"]
+        low, high = valid_shift(alpha)
+        beta.disabled = high < 1e-9
+        if beta.disabled:  # a slider from 0 to 0 would be an error in the browser
+            beta.value = 0.0
+        else:
+            with beta.hold_trait_notifications():
+                beta.value = min(max(beta.value, low), high)
+                beta.min, beta.max = low, high
+        white, black = alpha + (1 - alpha) / 2 + beta.value, (1 - alpha) / 2 + beta.value
+        self.words.value = (
+            f"The black background becomes <b>{black:.3g}</b>, the white strokes <b>{white:.3g}</b>: "
+            f"contrast {alpha:.0%} of the original."
+        )
+
+    def save(self, *_: Any) -> None:
+        """Write the present picture to the working folder, named after its parameters."""
+        from pathlib import Path
+
+        from .files import write
+
+        frame = self.frame
+        if frame is None:
+            return
+        p = frame.params
+        path = Path(f"blindspot_alpha{p['alpha']:.2f}_beta{p['beta']:.3f}_eps{p['eps']:.3f}.png")
+        write(path, lambda temporary: temporary.write_bytes(frame.png))
+        self._say(f"Saved as {path}")
+
+    def frames(self, params: Params) -> Iterator[Frame | None]:
+        model, split = self._get(params, "model"), self._get(params, "data")[: self._images]
+        alpha, beta, eps, steps = (params[k] for k in ("alpha", "beta", "eps", "steps"))
+        images = split.with_x(scale_shift(split.x, alpha, beta))
+        guess = logits(model, images).argmax(1)
+        correct = guess == images.y
+        began, shown = time.monotonic(), min(self._artist.SHOWN, len(images))
+
+        def frame(at: State | None, scaled: State | None) -> Frame:
+            rates = {
+                "accuracy": rate(correct),
+                f"success at {eps:.3g}": _success(at, correct),
+                f"at alpha x {eps:.3g}": _success(scaled, correct),
+            }
+            step = "" if at is None else f"step {done} of {steps}, "
+            status = f"{step}{len(images)} images, {time.monotonic() - began:.1f} s"
+            paper = printed(split, alpha, beta)
+            gallery = images[:shown]
+            found = gallery.with_x(gallery.x if at is None else at.x[:shown])
+            png = self._artist.draw(
+                gallery.x,
+                found.x,
+                [_names(guess[:shown], gallery), _names(logits(model, found).argmax(1), gallery)],
+                eps,
+                rates,
+                None if paper is None else _printed_values(paper),
+            )
+            alt = (
+                f"Images scaled by alpha {alpha:g} and shifted by beta {beta:g}, their adversarial "
+                f"versions within {eps:g} and the differences. "
+                + "; ".join(f"{k}: {v}" for k, v in rates.items())
+                + (f" after {step.rstrip(', ')}." if step else ", before the attack.")
+            )
+            return Frame(params, png, alt, status, complete=done == steps)
+
+        done = 0
+        yield frame(None, None)
+        radii = (eps, alpha * eps) if alpha < 1 else (eps,)
+        searches = [self._attack(radius, steps).iterate(model, images) for radius in radii]
+        states: list[State] = [next(search) for search in searches]
+        drawn = time.monotonic()
+        for done in range(1, steps + 1):
+            yield None
+            if time.monotonic() - drawn > REFRESH:
+                yield frame(states[0], states[-1])
+                drawn = time.monotonic()
+            states = [next(search, state) for search, state in zip(searches, states)]
+        yield frame(states[0], states[-1])
+
+    def _attack(self, eps: float, steps: int) -> Attack:
+        lr = max(0.01, 2.5 * eps / steps)  # far enough to cross the ball, as Madry et al. advise
+        return Attack(Pixels(eps), steps=steps, lr=lr, optimizer="sign", start="uniform")
+
+    def _get(self, params: Params, what: str) -> Any:
+        key = (params[what], what)
+        if key not in self._cast:
+            loaded = zoo.load(params[what]) if what == "model" else load(params[what])
+            self._cast[key] = loaded if what == "model" else loaded.test(self._images)  # type: ignore[union-attr]
+        return self._cast[key]
+
+
+def _pair(panel: BlindspotPanel, alpha: float, beta: float) -> widgets.Button:
+    text = f"({alpha:g}, {beta:g})"
+    return button(text, lambda _: panel.submit(alpha=alpha, beta=beta), f"set (alpha, beta) to {text}")
+
+
+def _success(state: State | None, correct: Tensor) -> Rate:
+    """Success so far among the images that were classified correctly; nothing before the start."""
+    return rate((torch.zeros_like(correct) if state is None else state.success)[correct])
+
+
+def _printed_values(paper: Printed) -> tuple[float, float, float]:
+    scaled = paper.success if paper.alpha == 1 else paper.success_scaled
+    return paper.accuracy, paper.success, float("nan") if scaled is None else scaled
+
+
+def _names(guess: Tensor, split: Split) -> list[tuple[str, bool]]:
+    """Predictions as class names, each with whether it is right."""
+    classes = split.dataset.classes if split.dataset else ()
+    known = [classes[g] if g < len(classes) else str(g) for g in guess.tolist()]
+    return list(zip(known, (guess == split.y).tolist()))

@@ -1,0 +1,259 @@
+"""Panels: sliders, a runner that always works on the newest parameters, and a picture.
+
+A panel's callbacks only post parameters; one thread per panel draws with a figure of its own
+and never touches pyplot, so that moving a slider neither blocks nor queues. In a page where no
+kernel runs, the panel's last complete picture stands in its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+
+Params = dict[str, Any]
+REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a panel: PNG bytes, what it shows in words, whether the job is complete."""
+
+    params: Params
+    png: bytes
+    alt: str
+    status: str
+    complete: bool
+
+
+class Runner:
+    """A daemon thread that turns the newest parameters into frames; older ones are dropped.
+
+    `job(params)` is a generator of frames, a cheap one first; it yields None wherever it may be
+    cut short without a picture. The thread starts with the first post and ends in `close`; a
+    later post starts another.
+    """
+
+    def __init__(
+        self,
+        job: Callable[[Params], Iterator[Frame | None]],
+        show: Callable[[Frame | Exception], None],
+    ) -> None:
+        self._job, self._show = job, show
+        self._news = threading.Condition()
+        self._pending: Params | None = None
+        self._generation = 0  # of the newest post; a frame of an older one is never shown
+        self._busy = False
+        self._thread: threading.Thread | None = None
+
+    def post(self, params: Params) -> None:
+        """Work on these parameters, now, instead of any others."""
+        with self._news:
+            self._generation += 1
+            self._pending, self._busy = params, True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="advnb panel", daemon=True)
+                self._thread.start()
+            self._news.notify_all()
+
+    def stop(self) -> bool:
+        """Give up the present job; whether there was one."""
+        with self._news:
+            was, self._busy = self._busy, False
+            self._generation += 1
+            self._pending = None
+            self._news.notify_all()
+            return was
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the newest job is complete or stopped; False if that takes too long."""
+        with self._news:
+            return self._news.wait_for(lambda: not self._busy, timeout)
+
+    def close(self) -> None:
+        """Stop, and let the thread end."""
+        self.stop()
+        with self._news:
+            self._thread = None
+            self._news.notify_all()
+
+    def _work(self) -> None:
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # one core is the kernel's
+        me = threading.current_thread()
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._pending is not None or self._thread is not me)
+                if self._thread is not me:
+                    return
+                params, self._pending, generation = self._pending, None, self._generation
+            assert params is not None
+            try:
+                for frame in self._job(params):
+                    if not self._publish(frame, generation):
+                        break
+            except Exception as error:  # a panel shows its errors: a thread's would be lost
+                self._publish(error, generation)
+            with self._news:
+                if generation == self._generation:
+                    self._busy = False
+                    self._news.notify_all()
+
+    def _publish(self, frame: Frame | Exception | None, generation: int) -> bool:
+        """Show a frame unless newer parameters are waiting; whether to go on with the job."""
+        with self._news:
+            if generation != self._generation:
+                return False
+            if frame is not None:
+                self._show(frame)
+            return True
+
+
+_open: weakref.WeakSet[Panel] = weakref.WeakSet()
+_by_cell: weakref.WeakValueDictionary[str, Panel] = weakref.WeakValueDictionary()
+
+
+def close_all() -> None:
+    """Stop every panel's work and thread. A panel whose control is moved later wakes up."""
+    for panel in list(_open):
+        panel.runner.close()
+
+
+class Panel(widgets.VBox):
+    """Controls above a picture. A subclass gives `controls`, `layout_rows` and `frames(params)`."""
+
+    controls: dict[str, widgets.DOMWidget]
+
+    def __init__(self, rows: list[widgets.Widget]) -> None:
+        self.view = widgets.HTML()
+        self.message = widgets.HTML(layout=widgets.Layout(min_height="1.6em"))
+        self.frame: Frame | None = None
+        self.runner = Runner(self.frames, self._show)
+        self._quiet = False
+        self._first = {name: control.value for name, control in self.controls.items()}
+        super().__init__([*rows, self.message, self.view])
+        for control in self.controls.values():
+            control.observe(self._changed, "value")
+        _open.add(self)
+        cell = _cell()
+        if cell is not None:  # the cell runs again: its old panel is replaced
+            if cell in _by_cell:
+                _by_cell[cell].close()
+            _by_cell[cell] = self
+        self._changed()
+
+    def frames(self, params: Params) -> Iterator[Frame | None]:
+        """The job: from parameters to pictures, on the panel's own thread."""
+        raise NotImplementedError
+
+    def constrain(self) -> None:
+        """Bring controls that depend on others into range; called before every post."""
+
+    @property
+    def params(self) -> Params:
+        """The controls' present values."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def submit(self, **params: Any) -> None:
+        """Set controls by name, all at once, and start on the result."""
+        unknown = set(params) - set(self.controls)
+        if unknown:
+            raise ValueError(
+                f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
+            )
+        self._quiet = True
+        try:
+            for name, value in params.items():
+                self.controls[name].value = value
+                self.constrain()
+        finally:
+            self._quiet = False
+        self._changed()
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the picture belongs to the present parameters; False after `timeout` s."""
+        return self.runner.settle(timeout)
+
+    def stop(self, *_: Any) -> None:
+        """Give up the running job; the picture stays as it is."""
+        if self.runner.stop():
+            self._say(f"Stopped. {self.frame.status if self.frame else ''}")
+
+    def reset(self, *_: Any) -> None:
+        """Back to the values that the panel began with."""
+        self.submit(**self._first)
+
+    def close(self) -> None:
+        """End the thread and take the panel off the page."""
+        self.runner.close()
+        _open.discard(self)
+        super().close()
+
+    def _changed(self, *_: Any) -> None:
+        if self._quiet:
+            return
+        self._quiet = True  # what constrain() moves is part of the same change
+        try:
+            self.constrain()
+        finally:
+            self._quiet = False
+        self.runner.post(self.params)
+
+    def _show(self, frame: Frame | Exception) -> None:
+        if isinstance(frame, Exception):
+            self._say(f"{type(frame).__name__}: {frame}", role="alert")
+            return
+        self.frame = frame
+        source = base64.b64encode(frame.png).decode()
+        alt = html.escape(frame.alt, quote=True)
+        self.view.value = (
+            f'<img alt="{alt}" src="data:image/png;base64,{source}" style="max-width:100%">'
+        )
+        self._say(frame.status)
+
+    def _say(self, text: str, role: str = "status") -> None:
+        self.message.value = f'<span role="{role}">{html.escape(text)}</span>'
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The widget, and the first complete picture for pages where nothing is live."""
+        bundle = dict(super()._repr_mimebundle_(**kwargs) or {})
+        self.settle(60)
+        if self.frame is not None:
+            bundle["image/png"] = base64.b64encode(self.frame.png).decode()
+            bundle["text/plain"] = self.frame.alt
+        return bundle
+
+
+def _cell() -> str | None:
+    """The id of the notebook cell that is running, where a front end tells it."""
+    try:
+        from IPython import get_ipython
+
+        return get_ipython().get_parent()["metadata"]["cellId"]
+    except (ImportError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
+    """A labelled slider, of whole numbers where `value` is one."""
+    kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
+    extra = {} if isinstance(value, int) else {"readout_format": ".3f"}
+    return kind(
+        value=value, min=low, max=high, step=step, description=name,
+        layout=widgets.Layout(width="22em"), **extra,
+    )  # fmt: skip
+
+
+def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:
+    """A button that calls `act`; `hint` shows under the mouse."""
+    made = widgets.Button(description=text, tooltip=hint, layout=widgets.Layout(width="auto"))
+    made.on_click(act)
+    return made

@@ -1,0 +1,228 @@
+"""One visual vocabulary: the same colour and marker for the same thing in every figure.
+
+Figures are made without pyplot, which is not safe on the threads that panels draw on; a
+`Picture` shows itself in a notebook and carries its own description.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .stats import Rate
+
+RIGHT, WRONG = "#1b6e3c", "#b3261e"  # a prediction; also written, never told by colour alone
+COLOURS = {
+    "accuracy": "#4c72b0",
+    "success": "#c44e52",
+    "success_scaled": "#dd8452",
+    "normal": "#8c8c8c",
+    "adversarial": "#c44e52",
+    "on-manifold": "#ccb974",
+}
+PRINTED = {"marker": "D", "color": "black", "markersize": 6, "linestyle": "none"}  # the papers'
+
+
+class Picture(Figure):
+    """A matplotlib figure that notebooks show as a PNG, with `alt` as its text."""
+
+    def __init__(self, width: float, height: float, alt: str = "", dpi: float = 100) -> None:
+        super().__init__(figsize=(width, height), dpi=dpi, layout="constrained")
+        self.alt = alt
+        FigureCanvasAgg(self)
+
+    def png(self) -> bytes:
+        """The figure as PNG bytes."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def __repr__(self) -> str:
+        return f"Picture: {self.alt}"
+
+
+def mosaic(rows: Sequence[Tensor], gap: int = 2) -> np.ndarray:
+    """Rows of images [N, C, H, W] in [0, 1] as one picture, float [height, width, 3], white gaps."""
+    channels = rows[0].shape[1]
+    height, width = (side + gap for side in rows[0].shape[2:])
+    out = np.ones((len(rows) * height - gap, len(rows[0]) * width - gap, 3), np.float32)
+    for i, row in enumerate(rows):
+        images = row.detach().cpu().float().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        for j, image in enumerate(images):
+            tile = out[i * height : (i + 1) * height - gap, j * width : (j + 1) * width - gap]
+            tile[:] = image if channels == 3 else image[..., :1]
+    return out
+
+
+def amplified(delta: Tensor, bound: float) -> Tensor:
+    """A change drawn so that it can be seen: grey where there is none, black and white at -bound
+    and +bound."""
+    return (delta / (2 * bound) + 0.5).clamp(0, 1)
+
+
+def gallery(
+    rows: Mapping[str, Tensor],
+    captions: Mapping[str, Sequence[tuple[str, bool]]] | None = None,
+    alt: str = "",
+    title: str = "",
+) -> Picture:
+    """Rows of images, named on the left; a caption (text, whether it is right) under an image."""
+    captions = captions or {}
+    images = list(rows.values())
+    n, (h, w) = len(images[0]), images[0].shape[2:]
+    extra = 0.3 if captions else 0.0
+    figure = Picture(1.5 + 0.85 * n, len(rows) * (0.85 * h / w + extra) + 0.35, alt)
+    grid = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (label, row) in zip(grid, rows.items()):
+        axes.imshow(mosaic([row]), interpolation="nearest", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.set_frame_on(False)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        for j, (text, right) in enumerate(captions.get(label, ())):
+            axes.text(
+                j * (w + 2) + w / 2, h + 1, f"{'' if right else '✗ '}{text}", ha="center", va="top",
+                color=RIGHT if right else WRONG, fontsize=9,
+            )  # fmt: skip
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def bars(
+    axes: Axes,
+    rates: Mapping[str, Rate],
+    colours: Sequence[str],
+    paper: Mapping[str, float] | None = None,
+) -> None:
+    """Horizontal bars with intervals, the paper's value as a black diamond where there is one."""
+    labels = list(rates)
+    for i, (label, colour) in enumerate(zip(labels, colours)):
+        r = rates[label]
+        value = 0.0 if np.isnan(r.value) else r.value
+        error = [[max(value - r.low, 0)], [max(r.high - value, 0)]]
+        axes.barh(i, value, color=colour, xerr=error, capsize=3, ecolor="#333333")
+        if paper and label in paper:
+            axes.plot(paper[label], i, **PRINTED)  # type: ignore[arg-type]
+    axes.set(yticks=range(len(labels)), yticklabels=labels, xlim=(0, 1), xticks=(0, 0.5, 1))
+    axes.set_xticklabels(("0 %", "50 %", "100 %"))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def columns(table: object, eps: float, title: str = "", alt: str = "") -> Picture:
+    """A table of blind spots beside the printed one: a group of bars an (alpha, beta)."""
+    rows = list(table.itertuples())  # type: ignore[attr-defined]
+    figure = Picture(9, 3.6, alt)
+    axes = figure.subplots()
+    shown = {
+        "accuracy": ("accuracy", "printed_accuracy"),
+        f"success at {eps:g}": ("success", "printed_success"),
+        f"success at alpha x {eps:g}": ("success_scaled", "printed_scaled"),
+    }
+    width = 0.27
+    for k, (label, (ours, theirs)) in enumerate(shown.items()):
+        at = np.arange(len(rows)) + (k - 1) * width
+        rates = [getattr(row, ours) for row in rows]
+        value = np.nan_to_num(np.array([r.value for r in rates]))
+        error = np.abs([value - [r.low for r in rates], [r.high for r in rates] - value])
+        axes.bar(at, value, width, yerr=error, label=label, color=COLOURS[ours], capsize=2)
+        axes.plot(
+            at, [getattr(row, theirs) for row in rows],
+            label="printed in the paper" if k == 2 else None, **PRINTED,
+        )  # fmt: skip
+    axes.set_xticks(range(len(rows)), [f"({row.alpha:g}, {row.beta:g})" for row in rows])
+    axes.set(xlabel="(alpha, beta)", ylabel="share of images", ylim=(0, 1.02), title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+class BlindspotFigure:
+    """The blind-spot panel's picture. Every artist is made once and moved afterwards: frames are
+    what a person waits for, and most of a new figure's time goes into making artists."""
+
+    SHOWN = 8  # images in the gallery
+    ROWS = ("x′", "adversarial", "change")
+
+    def __init__(self) -> None:
+        self.figure = Figure(figsize=(9.6, 3.7), dpi=80)
+        self.canvas = FigureCanvasAgg(self.figure)
+        self.size: tuple[int, ...] = ()
+
+    def draw(
+        self,
+        x: Tensor,
+        adversarial: Tensor,
+        guesses: Sequence[Sequence[tuple[str, bool]]],
+        eps: float,
+        rates: Mapping[str, Rate],
+        paper: Sequence[float] | None,
+    ) -> bytes:
+        """PNG of images x [N, C, H, W], their adversarial versions, the change over +-eps, and
+        three rates beside the paper's; `guesses` are (text, right) of each row's predictions."""
+        if self.size != tuple(x.shape):
+            self._lay_out(tuple(x.shape))
+        h, gap = x.shape[2], self.gap
+        for i, row in enumerate((x, adversarial, amplified(adversarial - x, eps))):
+            self.pixels[i * (h + gap) : i * (h + gap) + h] = mosaic([row])
+        self.image.set_data(self.pixels)
+        for texts, row_guesses in zip(self.guesses, guesses):
+            for text, (guess, right) in zip(texts, row_guesses):
+                text.set(text=guess if right else f"✗ {guess}", color=RIGHT if right else WRONG)
+        for i, (label, r) in enumerate(rates.items()):
+            value = 0.0 if np.isnan(r.value) else r.value
+            self.bars[i].set_width(value)
+            self.intervals[i].set_data([r.low, r.high], [i, i])
+            self.names[i].set_text(f"{label}\n{value:.1%}")
+        self.marks.set_data([], [])
+        if paper is not None:
+            self.marks.set_data(list(paper), range(len(paper)))
+        return self._png()
+
+    def _lay_out(self, size: tuple[int, ...]) -> None:
+        self.size, (n, _, h, w) = size, size
+        self.figure.clear()
+        axes = self.figure.add_axes((0.1, 0.0, 0.62, 1.0))
+        axes.set_axis_off()
+        self.gap = max(3, h // 4)  # room for a prediction under each image
+        self.pixels = np.ones((3 * (h + self.gap), n * (w + 2) - 2, 3), np.float32)
+        self.image = axes.imshow(self.pixels, interpolation="nearest", vmin=0, vmax=1)
+        for i, text in enumerate(self.ROWS):
+            axes.text(-w * 0.2, i * (h + self.gap) + h / 2, text, ha="right", va="center")
+        self.guesses = [
+            [
+                axes.text(j * (w + 2) + w / 2, i * (h + self.gap) + h, "", ha="center", va="top")
+                for j in range(n)
+            ]
+            for i in range(2)
+        ]
+        chart = self.figure.add_axes((0.86, 0.16, 0.12, 0.72))
+        colours = [COLOURS[key] for key in ("accuracy", "success", "success_scaled")]
+        self.bars = chart.barh(range(3), [0, 0, 0], color=colours, height=0.6)
+        self.intervals = [chart.plot([0, 0], [i, i], color="#222222", lw=2)[0] for i in range(3)]
+        self.marks = chart.plot([], [], **PRINTED)[0]  # type: ignore[arg-type]
+        self.names = [
+            chart.text(-0.08, i, "", ha="right", va="center", fontsize=9) for i in range(3)
+        ]
+        chart.set(xlim=(0, 1), xticks=(0, 1), yticks=(), ylim=(2.6, -0.6))
+        chart.set_xticklabels(("0 %", "100 %"), fontsize=9)
+        chart.set_title("◆ printed in the paper", fontsize=9)
+        chart.spines[["top", "right"]].set_visible(False)
+
+    def _png(self) -> bytes:
+        from PIL import Image
+
+        self.canvas.draw()
+        buffer = io.BytesIO()
+        pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)  # 5 times faster than 6
+        return buffer.getvalue()

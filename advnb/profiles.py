@@ -1,0 +1,34 @@
+"""How much the notebooks do: `ADVNB_PROFILE` is smoke, course (the default) or paper."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every size that differs between a test, a laptop and a GPU."""
+
+    name: str
+    tested: int  # images an accuracy is measured on
+    attacked: int  # images an attack's success is measured on
+    restarts: int  # random starts of a success rate
+    table: int  # images in each column of Z's tables
+    panel: int  # images a panel attacks
+    epochs: int  # of a model that a notebook trains
+
+
+PROFILES = {
+    "smoke": Profile("smoke", 500, 60, 2, 60, 12, 2),
+    "course": Profile("course", 10_000, 500, 3, 500, 64, 20),
+    "paper": Profile("paper", 10_000, 1000, 5, 2000, 256, 20),
+}
+
+
+def profile() -> Profile:
+    """The profile that ADVNB_PROFILE names."""
+    name = os.environ.get("ADVNB_PROFILE") or "course"
+    if name not in PROFILES:
+        raise ValueError(f"ADVNB_PROFILE is {name!r}: set it to one of {', '.join(PROFILES)}")
+    return PROFILES[name]
