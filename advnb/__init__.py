@@ -8,9 +8,10 @@ from typing import Any
 from . import models, recipes, zoo
 from .attacks import Attack, AttackResult, AttackWarning
 from .blindspots import scale_shift, valid_shift
-from .data import Dataset, Split, load
+from .data import Dataset, load
 from .models import accuracy
 from .perturbations import Pixels
+from .splits import Split
 from .stats import Rate
 from .training import fit
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from .attacks import Attack
-from .data import Split
 from .models import accuracy
+from .splits import Split
 from .stats import Rate
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def table(
     from tqdm.auto import tqdm
 
     rows = []
-    for alpha, beta in tqdm(list(pairs or columns(split)), desc="(alpha, beta)", disable=not progress):
+    pairs = list(pairs or columns(split))
+    for alpha, beta in tqdm(pairs, desc="(alpha, beta)", disable=not progress):
         images = shifted(split, alpha, beta)
         paper = printed(split, alpha, beta)
         success = attack(model, images).success_rate("images")

@@ -7,7 +7,6 @@ Pixels are float32 in [0, 1], images [N, C, H, W], labels int64 [N]. Sets come f
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import threading
 import zipfile
@@ -17,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from . import fonts
 from .files import DamagedFileError, write
-from .stats import generator
+from .splits import Split
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -36,133 +34,6 @@ TITLES = {
 DOWNLOADS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # the names of torchvision's classes
 CLASSES = {"mnist": DIGITS, "fashion": CLOTHES}
 TIMEOUT = 8.0  # seconds until a server that does not answer counts as no network
-
-
-class Split:
-    """Images with their labels, in a fixed order; indexing gives a Split again.
-
-    `x` float [N, C, H, W] in [0, 1]; `y` int64 [N]; `z` [N, 6] and `font` [N] for FONTS, else
-    None; `dataset` where the images come from, or None. FONTS images are decoded when `x` is
-    first read, so that a Split of a million of them costs only its latents.
-
-    Raises ValueError for wrong shapes or dtypes, NaN, pixels outside [0, 1], negative labels,
-    and where nothing is left.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        z: Tensor | None = None,
-        font: Tensor | None = None,
-        dataset: Dataset | None = None,
-    ) -> None:
-        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-            what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"x must be a float tensor [N, C, H, W]; got {what}")
-        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
-            what = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"y must be an int64 tensor [{len(x)}], one label an image; got {what}")
-        if len(x) == 0:
-            raise ValueError("a split needs at least one image; this one is empty")
-        low, high = x.detach().amin().item(), x.detach().amax().item()
-        if math.isnan(low + high):
-            raise ValueError("x holds NaN: clean the images first")
-        if low < 0 or high > 1:
-            raise ValueError(f"pixels must lie in [0, 1]; these reach from {low:g} to {high:g}")
-        if (y < 0).any():
-            raise ValueError(f"labels must be 0 or more; the smallest here is {y.min().item()}")
-        for name, row in {"z": z, "font": font}.items():
-            if row is not None and len(row) != len(x):
-                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images")
-        self.y, self.z, self.font, self.dataset = y, z, font, dataset
-        self._x: Tensor | None = x
-        self._gather: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def _of(
-        cls,
-        y: Tensor,
-        z: Tensor | None,
-        font: Tensor | None,
-        dataset: Dataset | None,
-        x: Tensor | None = None,
-        gather: tuple[Tensor, Tensor] | None = None,
-    ) -> Split:
-        """A split from parts that are known to be sound, without looking at every pixel."""
-        split = cls.__new__(cls)
-        split.y, split.z, split.font, split.dataset = y, z, font, dataset
-        split._x, split._gather = x, gather
-        return split
-
-    @property
-    def x(self) -> Tensor:
-        """Images [N, C, H, W] in [0, 1]; gathered or decoded on first use, then kept."""
-        if self._x is None:
-            if self._gather is not None:
-                pixels, rows = self._gather
-                self._x, self._gather = pixels[rows], None
-            else:
-                assert self.dataset is not None
-                assert self.dataset.manifold is not None
-                assert self.z is not None
-                with torch.no_grad():
-                    self._x = self.dataset.manifold.decode(self.z, self)
-        return self._x
-
-    def with_x(self, x: Tensor) -> Split:
-        """The same labels, codes and order with other images (transformed ones, say)."""
-        return Split(x, self.y, z=self.z, font=self.font, dataset=self.dataset)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, key: int | slice | Tensor | np.ndarray | list) -> Split:
-        rows: slice | Tensor
-        if isinstance(key, slice):
-            rows = key
-        elif isinstance(key, int):
-            rows = torch.arange(len(self))[key : key + 1 or None]
-        else:
-            rows = torch.as_tensor(key)
-            if rows.dtype == torch.bool and len(rows) != len(self):
-                raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
-            rows = rows.to(self.y.device)
-        y = self.y[rows]
-        if len(y) == 0:
-            raise IndexError(f"{key!r:.60} selects nothing from a split of {len(self)} images")
-        z = None if self.z is None else self.z[rows]
-        font = None if self.font is None else self.font[rows]
-        x, gather = None, None
-        if self._x is not None:
-            if isinstance(rows, slice):
-                x = self._x[rows]
-            else:  # copied only if somebody looks: an attack on FONTS codes never does
-                gather = (self._x, rows)
-        elif self._gather is not None:
-            gather = (self._gather[0], self._gather[1][rows])
-        return Split._of(y, z, font, self.dataset, x, gather)
-
-    def shuffled(self, seed: int) -> Split:
-        """The same images in a random order that `seed` decides."""
-        return self[torch.randperm(len(self), generator=generator(seed))]
-
-    def to(self, device: torch.device | str) -> Split:
-        """The split on a device; itself where it is there already."""
-        device = torch.device(device)
-        if self.y.device == device:
-            return self
-        z = None if self.z is None else self.z.to(device)
-        font = None if self.font is None else self.font.to(device)
-        decoded = self._x is not None or self._gather is not None
-        return Split._of(
-            self.y.to(device), z, font, self.dataset, self.x.to(device) if decoded else None
-        )
-
-    def __repr__(self) -> str:
-        title = self.dataset.title if self.dataset else "images"
-        return f"Split({len(self):,} of {title}, {self.y.device})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +66,7 @@ class Dataset:
         n = size if n is None else n
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= size:
             part = "training" if train else "test"
-            raise ValueError(f"{self.title} has {size:,} {part} images: ask for 1 to {size}, not {n}")
+            raise ValueError(f"{self.title} has {size:,} {part} images; {n!r} were asked for")
         return self.make(self, train, n)
 
     def __repr__(self) -> str:
@@ -225,7 +96,8 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
         raise ValueError(f"no data set is called {name!r}; {hint} (or give a path to an .npz)")
     if name.startswith("fonts"):
         return _fonts(name)
-    folders = [Path(f).expanduser() for f in os.environ.get("ADVNB_DATA", "").split(os.pathsep) if f]
+    listed = os.environ.get("ADVNB_DATA", "").split(os.pathsep)
+    folders = [Path(folder).expanduser() for folder in listed if folder]
     for folder in [*folders, cache_folder()]:
         if (folder / f"{name}.npz").is_file():
             return _from_npz(name, folder / f"{name}.npz")
@@ -310,7 +182,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             )
         if y.dtype.kind not in "iu" or y.shape != x.shape[:1] or (y.astype(np.int64) < 0).any():
             raise DamagedFileError(
-                f"{path}: {part}_y must be whole numbers >= 0 [{len(x)}]; it is {y.dtype} {list(y.shape)}"
+                f"{path}: {part}_y must be whole numbers >= 0 [{len(x)}]; "
+                f"it is {y.dtype} {list(y.shape)}"
             )
     if arrays["train_x"].shape[1:] != arrays["test_x"].shape[1:]:
         raise DamagedFileError(f"{path}: training and test images differ in size")

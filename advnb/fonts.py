@@ -34,9 +34,7 @@ RANGES: dict[str, tuple[tuple[float, float], ...]] = {
     "moderate": (
         ((-0.2, 0.2),) * 2 + ((-0.4, 0.4),) * 2 + ((0.85, 1.15), (-math.pi / 3, math.pi / 3))
     ),
-    "hard": (
-        ((-0.2, 0.2),) * 2 + ((-0.5, 0.5),) * 2 + ((0.75, 1.15), (-math.pi / 2, math.pi / 2))
-    ),
+    "hard": (((-0.2, 0.2),) * 2 + ((-0.5, 0.5),) * 2 + ((0.75, 1.15), (-math.pi / 2, math.pi / 2))),
 }
 
 
@@ -194,7 +192,7 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
         except (TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError):
             continue  # a file that the font libraries cannot read is not a usable face
     ordered = sorted(faces.values(), key=lambda face: (face[0], face[2].tobytes()))
-    np.random.default_rng(seed).shuffle(ordered)  # type: ignore[arg-type]
+    np.random.default_rng(seed).shuffle(ordered)
     titles, terms, glyph_list = zip(*ordered)
     licences, licence = np.unique(np.array(terms), return_inverse=True)
     arrays = {

@@ -11,11 +11,12 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from .data import Split
+from .splits import Split
 from .stats import Rate, generator, rate
 
 BATCH = 500  # images a forward pass where nothing but memory depends on it
@@ -56,7 +57,7 @@ class CNN(Network):
         widths = (channels, 16, 32, 64)
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
-            for before, after in zip(widths, widths[1:]):
+            for before, after in pairwise(widths):
                 layers += [nn.Conv2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
                 height, width = height // 2, width // 2
             flat = widths[-1] * height * width
@@ -157,7 +158,7 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
             raise ValueError(f"the model cannot read {x.dtype} images of {size}: {why}") from None
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         what = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"a model must return logits [{len(x)}, classes]; this one returned {what}")
+        raise ValueError(f"a model must return logits [{len(x)}, classes]; this one gave {what}")
     if int(split.y.max()) >= output.shape[1]:
         raise ValueError(
             f"label {int(split.y.max())} is out of range for a model of {output.shape[1]} classes"

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .data import Split
+from .splits import Split
 
 Norm = Literal["linf", "l2"]
 Start = Literal["ball", "uniform", "noise", "gray", "zero"]

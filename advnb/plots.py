@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,13 @@ COLOURS = {
     "adversarial": "#c44e52",
     "on-manifold": "#ccb974",
 }
-PRINTED = {"marker": "D", "color": "black", "markersize": 6, "linestyle": "none"}  # the papers'
+# the papers' own numbers, in every figure
+PRINTED: dict[str, Any] = {
+    "marker": "D",
+    "color": "black",
+    "markersize": 6,
+    "linestyle": "none",
+}  # the papers'
 
 
 class Picture(Figure):
@@ -51,7 +58,7 @@ class Picture(Figure):
 
 
 def mosaic(rows: Sequence[Tensor], gap: int = 2) -> np.ndarray:
-    """Rows of images [N, C, H, W] in [0, 1] as one picture, float [height, width, 3], white gaps."""
+    """Rows of images [N, C, H, W] in [0, 1] as one picture [height, width, 3], with white gaps."""
     channels = rows[0].shape[1]
     height, width = (side + gap for side in rows[0].shape[2:])
     out = np.ones((len(rows) * height - gap, len(rows[0]) * width - gap, 3), np.float32)
@@ -111,7 +118,7 @@ def bars(
         error = [[max(value - r.low, 0)], [max(r.high - value, 0)]]
         axes.barh(i, value, color=colour, xerr=error, capsize=3, ecolor="#333333")
         if paper and label in paper:
-            axes.plot(paper[label], i, **PRINTED)  # type: ignore[arg-type]
+            axes.plot(paper[label], i, **PRINTED)
     axes.set(yticks=range(len(labels)), yticklabels=labels, xlim=(0, 1), xticks=(0, 0.5, 1))
     axes.set_xticklabels(("0 %", "50 %", "100 %"))
     axes.invert_yaxis()
@@ -209,7 +216,7 @@ class BlindspotFigure:
         colours = [COLOURS[key] for key in ("accuracy", "success", "success_scaled")]
         self.bars = chart.barh(range(3), [0, 0, 0], color=colours, height=0.6)
         self.intervals = [chart.plot([0, 0], [i, i], color="#222222", lw=2)[0] for i in range(3)]
-        self.marks = chart.plot([], [], **PRINTED)[0]  # type: ignore[arg-type]
+        self.marks = chart.plot([], [], **PRINTED)[0]
         self.names = [
             chart.text(-0.08, i, "", ha="right", va="center", fontsize=9) for i in range(3)
         ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from .attacks import Attack
@@ -78,11 +79,11 @@ class Recipe:
 
     def counts(self) -> list[int]:
         """Images of a batch that go to each part."""
-        edges = [0]
+        edges = [0.0]
         for part in self.parts:
-            edges.append(edges[-1] + part.share * self.batch_size)  # type: ignore[arg-type]
+            edges.append(edges[-1] + part.share * self.batch_size)
         whole = [round(edge) for edge in edges]
-        return [b - a for a, b in zip(whole, whole[1:])]
+        return [b - a for a, b in pairwise(whole)]
 
 
 def normal(**settings: object) -> Recipe:

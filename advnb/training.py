@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .data import Split
 from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, finite, probe
 from .recipes import Recipe
+from .splits import Split
 from .stats import generator
 
 SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
@@ -62,9 +62,9 @@ def fit(
                 epoch, number = divmod(step, batches)
                 if number == 0 or step == start:
                     order = torch.randperm(len(split), generator=generator(seed, 0, epoch))
-                position = torch.arange(number * recipe.batch_size, (number + 1) * recipe.batch_size)
+                position = torch.arange(recipe.batch_size) + number * recipe.batch_size
                 batch = split[order[position % len(split)]].to(device)
-                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(seed, 1, step))))
+                torch.manual_seed(_draw(seed, 1, step))  # for dropout and its like
                 now = epoch + number / batches
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.schedule(now, epochs)
@@ -81,12 +81,13 @@ def fit(
                 loss_mean += share * (loss.item() - loss_mean)
                 hits = (output.argmax(1) == batch.y).float().mean().item()
                 hits_mean += share * (hits - hits_mean)
-                bar.set_postfix_str(f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}", refresh=False)
+                told = f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}"
+                bar.set_postfix_str(told, refresh=False)
                 bar.update()
                 run.save(step + 1, due=number == batches - 1)
         except KeyboardInterrupt:
             if checkpoint is not None:
-                print(f"stopped at step {step:,} of {total:,}; run it again to go on from {checkpoint}")
+                print(f"stopped at step {step:,} of {total:,}; run it again to go on")
             raise
     optimizer.zero_grad()
     return model.eval()
@@ -105,10 +106,14 @@ def _images(
             images.append(piece.x)
             continue
         model.eval()
-        seeds = torch.randint(2**62, (1,), generator=generator(seed, 2, step, number))
-        attack = replace(part.attack, set=part.attack.set.scaled(growth), seed=int(seeds))
+        stronger = part.attack.set.scaled(growth)
+        attack = replace(part.attack, set=stronger, seed=_draw(seed, 2, step, number))
         images.append(attack.adversarial(model, piece).detach())
     return images
+
+
+def _draw(*key: int) -> int:
+    return int(torch.randint(2**62, (1,), generator=generator(*key)))
 
 
 class _Checkpoint:
@@ -139,8 +144,8 @@ class _Checkpoint:
         tensors, about = load_tensors(self.path)
         if about.get("fingerprint") != self.fingerprint:
             raise ValueError(
-                f"{self.path} belongs to another run (other data, weights, recipe, epochs or seed): "
-                "delete it or name another file"
+                f"{self.path} belongs to another run (other data, weights, recipe, epochs or "
+                "seed): delete it or name another file"
             )
         try:
             weights = {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
@@ -148,8 +153,9 @@ class _Checkpoint:
             for number, parameter in enumerate(self.parameters):
                 names = ("step", "exp_avg", "exp_avg_sq")
                 state = {name: tensors[f"adam.{number}.{name}"] for name in names}
-                on_device = {k: t if k == "step" else t.to(parameter.device) for k, t in state.items()}
-                self.optimizer.state[parameter] = on_device
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state[key] = state[key].to(parameter.device)
+                self.optimizer.state[parameter] = state
         except (KeyError, RuntimeError) as error:
             raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from error
         return int(about["step"])

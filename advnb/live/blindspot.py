@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .. import zoo
 from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
-from ..data import TITLES, Split, load
+from ..data import TITLES, load
 from ..models import logits
 from ..perturbations import Pixels
 from ..plots import BlindspotFigure
 from ..profiles import profile
+from ..splits import Split
 from ..stats import Rate, rate
 from .panel import REFRESH, Frame, Panel, Params, button, slider
 
@@ -46,7 +47,8 @@ class BlindspotPanel(Panel):
     ) -> None:
         self._images = images or profile().panel
         # the thread's own copy: somebody may train the model while the panel attacks it
-        self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): copy.deepcopy(model).eval(), (MINE, "data"): split}
+        mine = copy.deepcopy(model).eval()
+        self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): mine, (MINE, "data"): split}
         name = split.dataset.title if split.dataset else "images"
         self.controls = {
             "alpha": slider("alpha", float(alpha), 0.5, 1.0, 0.01),
@@ -90,8 +92,8 @@ class BlindspotPanel(Panel):
                 beta.min, beta.max = low, high
         white, black = alpha + (1 - alpha) / 2 + beta.value, (1 - alpha) / 2 + beta.value
         self.words.value = (
-            f"The black background becomes <b>{black:.3g}</b>, the white strokes <b>{white:.3g}</b>: "
-            f"contrast {alpha:.0%} of the original."
+            f"The black background becomes <b>{black:.3g}</b>, the white strokes "
+            f"<b>{white:.3g}</b>: contrast {alpha:.0%} of the original."
         )
 
     def save(self, *_: Any) -> None:
@@ -149,7 +151,7 @@ class BlindspotPanel(Panel):
         searches = [self._attack(radius, steps).iterate(model, images) for radius in radii]
         states: list[State] = [next(search) for search in searches]
         drawn = time.monotonic()
-        for done in range(1, steps + 1):
+        for done in range(1, steps + 1):  # noqa: B007 (frame() reads it)
             yield None
             if time.monotonic() - drawn > REFRESH:
                 yield frame(states[0], states[-1])
@@ -164,14 +166,15 @@ class BlindspotPanel(Panel):
     def _get(self, params: Params, what: str) -> Any:
         key = (params[what], what)
         if key not in self._cast:
-            loaded = zoo.load(params[what]) if what == "model" else load(params[what])
-            self._cast[key] = loaded if what == "model" else loaded.test(self._images)  # type: ignore[union-attr]
+            name = params[what]
+            self._cast[key] = zoo.load(name) if what == "model" else load(name).test(self._images)
         return self._cast[key]
 
 
 def _pair(panel: BlindspotPanel, alpha: float, beta: float) -> widgets.Button:
     text = f"({alpha:g}, {beta:g})"
-    return button(text, lambda _: panel.submit(alpha=alpha, beta=beta), f"set (alpha, beta) to {text}")
+    act = lambda _: panel.submit(alpha=alpha, beta=beta)  # noqa: E731
+    return button(text, act, f"set (alpha, beta) to {text}")
 
 
 def _success(state: State | None, correct: Tensor) -> Rate:

@@ -11,7 +11,6 @@ import base64
 import html
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..attacks import Attack
 from ..data import Dataset
@@ -72,9 +73,7 @@ ENTRIES = {
     "fonts-cnn-normal": Entry(
         "fonts", "CNN", 5000, normal(), 20, Attack(Pixels(0.3), restarts=5), 1000
     ),
-    "fonts-cnn-adversarial": Entry(
-        "fonts", "CNN", 40_000, _madry(0.1, 0.01, 1), 8, pgd(0.1), 2000
-    ),
+    "fonts-cnn-adversarial": Entry("fonts", "CNN", 40_000, _madry(0.1, 0.01, 1), 8, pgd(0.1), 2000),
 }
 
 
@@ -101,7 +100,9 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise DamagedFileError(f"{path} is damaged: run `python -m advnb zoo train {name}`") from error
+        raise DamagedFileError(
+            f"{path} is damaged: run `python -m advnb zoo train {name}`"
+        ) from error
 
 
 def load(name: str, folder: Path = FOLDER) -> Network:
@@ -152,13 +153,17 @@ def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[st
     return about
 
 
-def measure(name: str, model: Network, data: Dataset, attacked: int | None = None) -> dict[str, Any]:
+def measure(
+    name: str, model: Network, data: Dataset, attacked: int | None = None
+) -> dict[str, Any]:
     """The numbers of a card: accuracy on the test set (20,000 images of FONTS) and the success
-    rate of the entry's attack on the first `attacked` test images, over images."""
+    of the entry's attack on the first `n` test images, over images and over pairs."""
     recipe = entry(name)
     test = data.test(min(data.sizes[1], 20_000))
-    success = recipe.attack(model, data.test(attacked or recipe.attacked)).success_rate("images")
+    result = recipe.attack(model, data.test(n or recipe.attacked))
     return {
+        "attack": str(recipe.attack),
         "accuracy": vars(accuracy(model, test)),
-        "success": {"attack": str(recipe.attack), **vars(success)},
+        "success": vars(result.success_rate("images")),
+        "success_pairs": vars(result.success_rate("pairs")),
     }

@@ -1,0 +1,210 @@
+"""The search itself: gradient ascent over a perturbation set, one restart at a time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .models import BATCH, finite, lent
+from .perturbations import PerturbationSet, Region
+from .splits import Split
+
+if TYPE_CHECKING:
+    from .attacks import Attack
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [N, K], labels [N]) -> [N]
+
+
+class AttackWarning(UserWarning):
+    """Something about the model or the images makes the attack's numbers suspect."""
+
+
+def ce(output: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each image, [N]."""
+    return cross_entropy(output, y, reduction="none")
+
+
+def margin(output: Tensor, y: Tensor) -> Tensor:
+    """The best wrong logit minus the true one, [N]: positive exactly where the model is fooled."""
+    true = output.gather(1, y[:, None])[:, 0]
+    return output.scatter(1, y[:, None], -math.inf).amax(1) - true
+
+
+LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin}
+
+
+class Search:
+    """One restart over all images of a split, in lockstep, in chunks that are always full.
+
+    `rows` are the positions of the images still in the batch; `code`, `left`, `live`, `region`
+    and `moments` belong to them, in that order. `kept`, `loss`, `first` and `fooled` cover the
+    whole split. Fooled rows are marked in `left` at once and leave when a sixteenth of the batch
+    is fooled: copying what stays costs more than a few wasted rows.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        model: nn.Module,
+        split: Split,
+        stream: torch.Generator,
+        restart: int,
+        quiet: bool,
+    ) -> None:
+        self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
+        self.split = self.live = split
+        self.region: Region = attack.set.region(split)
+        self.code = self.region.start(attack.start, stream)
+        self.kept = self.code.clone()
+        n, device = len(split), self.code.device
+        self.rows = torch.arange(n, device=device)
+        self.left = torch.ones(n, dtype=torch.bool, device=device)
+        self.loss = torch.full((n,), -math.inf, device=device)
+        self.first = torch.full((n,), -1, dtype=torch.int64, device=device)
+        self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
+        count = 2 if attack.optimizer == "adam" else 0
+        self.moments = [torch.zeros_like(self.code) for _ in range(count)]
+        self.score = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
+        self.record = self._record_first if attack.keep == "first" else self._record_strongest
+
+    def run(self) -> Iterator[int]:
+        """Yield 0, 1, ... `steps`, each after that iterate has been evaluated and recorded."""
+        for step in range(self.attack.steps + 1):
+            last = step == self.attack.steps
+            chunks = [
+                slice(start, start + self.attack.batch_size)
+                for start in range(0, len(self.rows), self.attack.batch_size)
+            ]
+            with lent(self.model), torch.set_grad_enabled(not last):
+                gradients = [self._evaluate(step, chunk, not last) for chunk in chunks]
+            if step == 0 and not last and not self.quiet:
+                self._warn_if_flat(gradients)
+            yield step
+            if not self.left.any():
+                return
+            if not last:
+                for chunk, gradient in zip(chunks, gradients):
+                    self._update(step + 1, chunk, gradient)
+                self._drop()
+
+    def finish(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Run to the end: (codes, whether each fools, its first fooling step), [N, ...]."""
+        for _ in self.run():
+            pass
+        return self.current(), self.fooled, self.first
+
+    def current(self) -> Tensor:
+        """Codes that the result would hold if the search ended here, [N, ...]."""
+        if self.attack.keep == "strongest":
+            return self.kept.clone()
+        kept = self.kept.clone()
+        kept[self.rows[self.left]] = self.code[self.left]
+        return kept
+
+    def state(self, step: int) -> State:
+        return State(
+            step, self.restart, self.loss.clone(), self.fooled.clone(),
+            self.current(), self.attack.set, self.split,
+        )  # fmt: skip
+
+    def _evaluate(self, step: int, chunk: slice, differentiate: bool) -> Tensor | None:
+        """Record the chunk's iterate; the gradient of its loss with respect to its codes.
+
+        The gradient of the codes alone: weights are not differentiated, and keep no .grad.
+        """
+        part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
+        output = finite(self.model(self.attack.set.decode(code, part)))
+        losses = self.score(output, part.y)
+        self.record(step, chunk, losses.detach().float(), output.detach().argmax(1) != part.y)
+        return torch.autograd.grad(losses.sum(), code)[0] if differentiate else None
+
+    def _record_first(self, step: int, chunk: slice, losses: Tensor, fooled: Tensor) -> None:
+        rows, left = self.rows[chunk], self.left[chunk]
+        self.loss[rows[left]] = losses[left]
+        fooled = fooled & left
+        if fooled.any():
+            hits = rows[fooled]
+            self.kept[hits] = self.code[chunk][fooled]
+            self.first[hits] = step
+            self.fooled[hits] = True
+            left &= ~fooled
+
+    def _record_strongest(self, step: int, chunk: slice, losses: Tensor, fooled: Tensor) -> None:
+        loss, first = self.loss[chunk], self.first[chunk]  # nobody leaves: rows are in order
+        better = (first < 0) | (losses > loss)
+        loss[better] = losses[better]
+        self.kept[chunk][better] = self.code[chunk][better]
+        self.fooled[chunk][better] = fooled[better]
+        first[fooled & (first < 0)] = step
+
+    def _update(self, t: int, chunk: slice, gradient: Tensor | None) -> None:
+        """Update number t of a chunk's codes, in place: ascend, then back into the region."""
+        assert gradient is not None
+        code, region, lr = self.code[chunk], self.region[chunk], self.attack.lr
+        if self.attack.optimizer == "sign":
+            code.add_(region.ascend(gradient), alpha=lr)
+        else:  # Kingma and Ba 2015, algorithm 1, with the usual constants
+            mean, square = (moment[chunk] for moment in self.moments)
+            mean.lerp_(gradient, 1 - 0.9)
+            square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+            scale = (square / (1 - 0.999**t)).sqrt_().add_(1e-8)
+            code.addcdiv_(mean, scale, value=lr / (1 - 0.9**t))
+        region.project_(code)
+
+    def _drop(self) -> None:
+        gone = len(self.left) - int(self.left.sum())
+        if gone * 16 < len(self.left) or not gone:
+            return
+        stay = self.left.nonzero()[:, 0]
+        self.rows, self.code, self.left = self.rows[stay], self.code[stay], self.left[stay]
+        self.region, self.live = self.region[stay], self.live[stay]
+        self.moments = [moment[stay] for moment in self.moments]
+
+    def _warn_if_flat(self, gradients: list[Tensor | None]) -> None:
+        flat = torch.cat([g.flatten(1).abs().amax(1) < 1e-12 for g in gradients if g is not None])
+        share = (flat & self.left).sum().item() / max(int(self.left.sum()), 1)
+        if share > 0.1:
+            warnings.warn(
+                f"the gradient vanishes for {share:.0%} of the images: a low success rate would "
+                "say nothing about robustness (gradient masking; try loss='margin', other starts)",
+                AttackWarning,
+                stacklevel=4,
+            )
+
+
+@dataclass(frozen=True)
+class State:
+    """A search after one iterate: what the result would be if it ended here.
+
+    `loss` and `success` are [N] in the split's order; `x` [N, C, H, W] is decoded when read. A
+    state is a copy: it stays what it was while the search goes on.
+    """
+
+    step: int
+    restart: int
+    loss: Tensor
+    success: Tensor
+    code: Tensor
+    set: PerturbationSet
+    split: Split
+
+    @property
+    def x(self) -> Tensor:
+        return decoded(self.set, self.code, self.split)
+
+
+def decoded(set: PerturbationSet, code: Tensor, split: Split) -> Tensor:
+    """The images of codes [N, ...], without gradients, on the split's device."""
+    with torch.no_grad():
+        parts = [
+            set.decode(code[start : start + BATCH], split[start : start + BATCH])
+            for start in range(0, len(split), BATCH)
+        ]
+    return torch.cat(parts).to(split.y.device)

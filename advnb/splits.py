@@ -1,0 +1,142 @@
+"""`Split`: images with their labels (and, for FONTS, codes) in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .stats import generator
+
+if TYPE_CHECKING:
+    from .data import Dataset
+
+
+class Split:
+    """Images with their labels, in a fixed order; indexing gives a Split again.
+
+    `x` float [N, C, H, W] in [0, 1]; `y` int64 [N]; `z` [N, 6] and `font` [N] for FONTS, else
+    None; `dataset` where the images come from, or None. FONTS images are decoded when `x` is
+    first read, so that a Split of a million of them costs only its latents.
+
+    Raises ValueError for wrong shapes or dtypes, NaN, pixels outside [0, 1], negative labels,
+    and where nothing is left.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        z: Tensor | None = None,
+        font: Tensor | None = None,
+        dataset: Dataset | None = None,
+    ) -> None:
+        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+            what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be a float tensor [N, C, H, W]; got {what}")
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+            what = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"y must be int64 [{len(x)}], one label an image; got {what}")
+        if len(x) == 0:
+            raise ValueError("a split needs at least one image; this one is empty")
+        low, high = x.detach().amin().item(), x.detach().amax().item()
+        if math.isnan(low + high):
+            raise ValueError("x holds NaN: clean the images first")
+        if low < 0 or high > 1:
+            raise ValueError(f"pixels must lie in [0, 1]; these reach from {low:g} to {high:g}")
+        if (y < 0).any():
+            raise ValueError(f"labels must be 0 or more; the smallest here is {y.min().item()}")
+        for name, row in {"z": z, "font": font}.items():
+            if row is not None and len(row) != len(x):
+                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images")
+        self.y, self.z, self.font, self.dataset = y, z, font, dataset
+        self._x: Tensor | None = x
+        self._gather: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def _of(
+        cls,
+        y: Tensor,
+        z: Tensor | None,
+        font: Tensor | None,
+        dataset: Dataset | None,
+        x: Tensor | None = None,
+        gather: tuple[Tensor, Tensor] | None = None,
+    ) -> Split:
+        """A split from parts that are known to be sound, without looking at every pixel."""
+        split = cls.__new__(cls)
+        split.y, split.z, split.font, split.dataset = y, z, font, dataset
+        split._x, split._gather = x, gather
+        return split
+
+    @property
+    def x(self) -> Tensor:
+        """Images [N, C, H, W] in [0, 1]; gathered or decoded on first use, then kept."""
+        if self._x is None:
+            if self._gather is not None:
+                pixels, rows = self._gather
+                self._x, self._gather = pixels[rows], None
+            else:
+                assert self.dataset is not None
+                assert self.dataset.manifold is not None
+                assert self.z is not None
+                with torch.no_grad():
+                    self._x = self.dataset.manifold.decode(self.z, self)
+        return self._x
+
+    def with_x(self, x: Tensor) -> Split:
+        """The same labels, codes and order with other images (transformed ones, say)."""
+        return Split(x, self.y, z=self.z, font=self.font, dataset=self.dataset)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, key: int | slice | Tensor | np.ndarray | list) -> Split:
+        rows: slice | Tensor
+        if isinstance(key, slice):
+            rows = key
+        elif isinstance(key, int):
+            rows = torch.arange(len(self))[key : key + 1 or None]
+        else:
+            rows = torch.as_tensor(key)
+            if rows.dtype == torch.bool and len(rows) != len(self):
+                raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
+            rows = rows.to(self.y.device)
+        y = self.y[rows]
+        if len(y) == 0:
+            raise IndexError(f"{key!r:.60} selects nothing from a split of {len(self)} images")
+        z = None if self.z is None else self.z[rows]
+        font = None if self.font is None else self.font[rows]
+        x, gather = None, None
+        if self._x is not None:
+            if isinstance(rows, slice):
+                x = self._x[rows]
+            else:  # copied only if somebody looks: an attack on FONTS codes never does
+                gather = (self._x, rows)
+        elif self._gather is not None:
+            gather = (self._gather[0], self._gather[1][rows])
+        return Split._of(y, z, font, self.dataset, x, gather)
+
+    def shuffled(self, seed: int) -> Split:
+        """The same images in a random order that `seed` decides."""
+        return self[torch.randperm(len(self), generator=generator(seed))]
+
+    def to(self, device: torch.device | str) -> Split:
+        """The split on a device; itself where it is there already."""
+        device = torch.device(device)
+        if self.y.device == device:
+            return self
+        z = None if self.z is None else self.z.to(device)
+        font = None if self.font is None else self.font.to(device)
+        decoded = self._x is not None or self._gather is not None
+        return Split._of(
+            self.y.to(device), z, font, self.dataset, self.x.to(device) if decoded else None
+        )
+
+    def __repr__(self) -> str:
+        title = self.dataset.title if self.dataset else "images"
+        return f"Split({len(self):,} of {title}, {self.y.device})"
