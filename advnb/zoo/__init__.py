@@ -153,9 +153,7 @@ def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[st
     return about
 
 
-def measure(
-    name: str, model: Network, data: Dataset, attacked: int | None = None
-) -> dict[str, Any]:
+def measure(name: str, model: nn.Module, data: Dataset, n: int | None = None) -> dict[str, Any]:
     """The numbers of a card: accuracy on the test set (20,000 images of FONTS) and the success
     of the entry's attack on the first `n` test images, over images and over pairs."""
     recipe = entry(name)
