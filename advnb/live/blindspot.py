@@ -17,11 +17,11 @@ from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_s
 from ..data import TITLES, load
 from ..models import logits
 from ..perturbations import Pixels
-from ..plots import BlindspotFigure
 from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .figures import BlindspotFigure
+from .panel import REFRESH, Frame, Panel, Params, button, named, slider
 
 MINE = "as given"
 
@@ -132,7 +132,7 @@ class BlindspotPanel(Panel):
             png = self._artist.draw(
                 gallery.x,
                 found.x,
-                [_names(guess[:shown], gallery), _names(logits(model, found).argmax(1), gallery)],
+                [named(guess[:shown], gallery), named(logits(model, found).argmax(1), gallery)],
                 eps,
                 rates,
                 None if paper is None else _printed_values(paper),
@@ -185,10 +185,3 @@ def _success(state: State | None, correct: Tensor) -> Rate:
 def _printed_values(paper: Printed) -> tuple[float, float, float]:
     scaled = paper.success if paper.alpha == 1 else paper.success_scaled
     return paper.accuracy, paper.success, float("nan") if scaled is None else scaled
-
-
-def _names(guess: Tensor, split: Split) -> list[tuple[str, bool]]:
-    """Predictions as class names, each with whether it is right."""
-    classes = split.dataset.classes if split.dataset else ()
-    known = [classes[g] if g < len(classes) else str(g) for g in guess.tolist()]
-    return list(zip(known, (guess == split.y).tolist()))

@@ -1,0 +1,103 @@
+"""The attack panel: one image, one attack, and the class probabilities it moves."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+from torch import Tensor, nn
+
+from ..attacks import Attack
+from ..models import logits
+from ..perturbations import Pixels
+from ..splits import Split
+from .figures import AttackFigure
+from .panel import REFRESH, Frame, Panel, Params, button, named, slider
+
+
+class AttackPanel(Panel):
+    """Attack one image at a time, within a radius that a slider sets (S eq. 1).
+
+    `params`: image (a position in `split`), eps, steps, norm ("linf" or "l2") and loss ("ce" or
+    "margin"); `show` names the controls that are on the page, the others keep their values. The
+    attack starts at the image itself and takes steps along the gradient's sign.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        image: int = 0,
+        eps: float = 0.1,
+        steps: int = 40,
+        show: Sequence[str] = ("image", "eps", "steps", "norm", "loss"),
+    ) -> None:
+        self._model, self._split = copy.deepcopy(model).eval(), split
+        self._artist = AttackFigure(9.6, 2.9)
+        self.controls = {
+            "image": slider("image", int(image), 0, len(split) - 1, 1),
+            "eps": slider("eps", float(eps), 0.0, 0.5, 0.005),
+            "steps": slider("steps", int(steps), 1, 100, 1),
+            "norm": widgets.Dropdown(options=["linf", "l2"], description="norm"),
+            "loss": widgets.Dropdown(options=["ce", "margin"], description="loss"),
+        }
+        unknown = set(show) - set(self.controls)
+        if unknown:
+            raise ValueError(f"no control is called {unknown.pop()!r}")
+        tools = [
+            button("Stop", self.stop, "give up the running attack"),
+            button("Reset", self.reset, "back to the first values"),
+        ]
+        super().__init__([widgets.HBox([self.controls[name] for name in show], layout=WRAP),
+                          widgets.HBox(tools)])  # fmt: skip
+
+    def constrain(self) -> None:
+        norm, eps = self.controls["norm"].value, self.controls["eps"]
+        eps.max = 0.5 if norm == "linf" else 5.0  # an L2 radius spans all pixels
+
+    def frames(self, params: Params) -> Iterator[Frame | None]:
+        one = self._split[params["image"]]
+        eps, steps, began = params["eps"], params["steps"], time.monotonic()
+
+        def frame(x: Tensor, step: int, words: str) -> Frame:
+            both = one.with_x(one.x), one.with_x(x)
+            output = [logits(self._model, split)[0] for split in both]
+            guesses = [named(o.argmax()[None], one)[0] for o in output]
+            names = one.dataset.classes if one.dataset else [str(k) for k in range(len(output[0]))]
+            probabilities = output[0].new_tensor([o.softmax(0).tolist() for o in output])
+            png = self._artist.draw(
+                one.x[0], x[0], max(eps, 1e-3), guesses, probabilities, list(names)
+            )
+            alt = (
+                f"An image of {named(one.y, one)[0][0]}, classified as {guesses[0][0]}; within "
+                f"{params['norm']} distance {eps:g} it becomes {guesses[1][0]}."
+            )
+            return Frame(params, png, alt, words, complete=step == steps)
+
+        if eps == 0:
+            yield frame(one.x, steps, "eps is 0: there is nothing to search")
+            return
+        yield frame(one.x, 0, "before the attack")
+        drawn = time.monotonic()
+        for state in self._attack(params).iterate(self._model, one):
+            yield None
+            if time.monotonic() - drawn > REFRESH:
+                yield frame(state.x, state.step, f"step {state.step} of {steps}")
+                drawn = time.monotonic()
+        done = "fooled" if bool(state.success[0]) else "not fooled"
+        words = f"{done} after {state.step} steps, {time.monotonic() - began:.1f} s"
+        yield frame(state.x, steps, words)
+
+    def _attack(self, params: Params) -> Attack:
+        eps, steps = params["eps"], params["steps"]
+        return Attack(
+            Pixels(eps, params["norm"]), steps=steps, lr=2.5 * eps / steps, optimizer="sign",
+            start="zero", loss=params["loss"],
+        )  # fmt: skip
+
+
+WRAP: Any = widgets.Layout(flex_flow="row wrap")
