@@ -11,15 +11,16 @@ from .blindspots import scale_shift, valid_shift
 from .data import Dataset, load
 from .models import accuracy
 from .perturbations import Pixels
+from .profiles import Profile, profile
 from .splits import Split
 from .stats import Rate
 from .training import fit
 
 __version__ = "0.1.0"
 __all__ = [
-    "Attack", "AttackResult", "AttackWarning", "Dataset", "Pixels", "Rate", "Split", "accuracy",
-    "blindspots", "fit", "live", "load", "models", "plots", "recipes", "scale_shift",
-    "valid_shift", "zoo",
+    "Attack", "AttackResult", "AttackWarning", "Dataset", "Pixels", "Profile", "Rate", "Split",
+    "accuracy", "blindspots", "fit", "live", "load", "models", "plots", "profile", "recipes",
+    "scale_shift", "valid_shift", "zoo",
 ]  # fmt: skip
 
 

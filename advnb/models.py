@@ -184,6 +184,11 @@ def logits(model: nn.Module, split: Split, batch_size: int = BATCH) -> Tensor:
     return torch.cat(parts)
 
 
+def predictions(model: nn.Module, split: Split) -> list[tuple[str, bool]]:
+    """What the model takes each image for: (class name, whether that is right)."""
+    return split.named(logits(model, split).argmax(1))
+
+
 def accuracy(model: nn.Module, split: Split, batch_size: int = BATCH) -> Rate:
     """Share of images that the model classifies correctly."""
     return rate(logits(model, split, batch_size).argmax(1) == split.y)

@@ -151,3 +151,17 @@ def columns(table: object, eps: float, title: str = "", alt: str = "") -> Pictur
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def curves(
+    lines: Mapping[str, Sequence[float]], xlabel: str = "", ylabel: str = "", alt: str = ""
+) -> Picture:
+    """One line a name, over 0, 1, 2, ...; names that have a colour keep it."""
+    figure = Picture(6, 2.8, alt)
+    axes = figure.subplots()
+    for name, values in lines.items():
+        axes.plot(range(len(values)), values, marker=".", label=name, color=COLOURS.get(name))
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure

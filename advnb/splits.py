@@ -92,6 +92,12 @@ class Split:
         """The same labels, codes and order with other images (transformed ones, say)."""
         return Split(x, self.y, z=self.z, font=self.font, dataset=self.dataset)
 
+    def named(self, guess: Tensor) -> list[tuple[str, bool]]:
+        """Predicted labels [N] as class names, each with whether it is right."""
+        classes = self.dataset.classes if self.dataset else ()
+        names = [classes[g] if g < len(classes) else str(g) for g in guess.tolist()]
+        return list(zip(names, (guess == self.y).tolist()))
+
     def __len__(self) -> int:
         return len(self.y)
 
@@ -106,6 +112,8 @@ class Split:
             if rows.dtype == torch.bool and len(rows) != len(self):
                 raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
             rows = rows.to(self.y.device)
+            if rows.dtype == torch.bool:  # as positions, so that a part of a part can be taken
+                rows = rows.nonzero()[:, 0]
         y = self.y[rows]
         if len(y) == 0:
             raise IndexError(f"{key!r:.60} selects nothing from a split of {len(self)} images")

@@ -60,6 +60,23 @@ def wilson(value: float, n: float) -> tuple[float, float]:
     return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """p-value of "true is no more frequent in a than in b", for bool [n] of the same n images.
+
+    McNemar's exact test, one-sided: of the images where the two differ, as many as these favour
+    `a`, or more, with probability 1/2 each.
+    """
+    from scipy.stats import binomtest
+
+    more, less = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(more, more + less, alternative="greater").pvalue) if more else 1.0
+
+
+def verdict(claim: str, holds: bool | Tensor) -> str:
+    """A line that says whether a claim holds for the numbers at hand."""
+    return f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}"
+
+
 def generator(*key: int) -> torch.Generator:
     """A CPU generator decided by whole numbers: the same key, the same stream, on any device."""
     state = np.random.SeedSequence([k & (2**64 - 1) for k in key]).generate_state(1, np.uint64)

@@ -15,7 +15,7 @@ from ..models import logits
 from ..perturbations import Pixels
 from ..splits import Split
 from .figures import AttackFigure
-from .panel import REFRESH, Frame, Panel, Params, button, named, slider
+from .panel import REFRESH, Frame, Panel, Params, button, slider
 
 
 class AttackPanel(Panel):
@@ -66,14 +66,14 @@ class AttackPanel(Panel):
         def frame(x: Tensor, step: int, words: str) -> Frame:
             both = one.with_x(one.x), one.with_x(x)
             output = [logits(self._model, split)[0] for split in both]
-            guesses = [named(o.argmax()[None], one)[0] for o in output]
+            guesses = [one.named(o.argmax()[None])[0] for o in output]
             names = one.dataset.classes if one.dataset else [str(k) for k in range(len(output[0]))]
             probabilities = output[0].new_tensor([o.softmax(0).tolist() for o in output])
             png = self._artist.draw(
                 one.x[0], x[0], max(eps, 1e-3), guesses, probabilities, list(names)
             )
             alt = (
-                f"An image of {named(one.y, one)[0][0]}, classified as {guesses[0][0]}; within "
+                f"An image of {one.named(one.y)[0][0]}, classified as {guesses[0][0]}; within "
                 f"{params['norm']} distance {eps:g} it becomes {guesses[1][0]}."
             )
             return Frame(params, png, alt, words, complete=step == steps)

@@ -15,13 +15,13 @@ from .. import zoo
 from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
 from ..data import TITLES, load
-from ..models import logits
+from ..models import logits, predictions
 from ..perturbations import Pixels
 from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
 from .figures import BlindspotFigure
-from .panel import REFRESH, Frame, Panel, Params, button, named, slider
+from .panel import REFRESH, Frame, Panel, Params, button, slider
 
 MINE = "as given"
 
@@ -132,7 +132,7 @@ class BlindspotPanel(Panel):
             png = self._artist.draw(
                 gallery.x,
                 found.x,
-                [named(guess[:shown], gallery), named(logits(model, found).argmax(1), gallery)],
+                [gallery.named(guess[:shown]), predictions(model, found)],
                 eps,
                 rates,
                 None if paper is None else _printed_values(paper),

@@ -18,9 +18,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import torch
-from torch import Tensor
-
-from ..splits import Split
 
 Params = dict[str, Any]
 REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
@@ -259,10 +256,3 @@ def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:
     made = widgets.Button(description=text, tooltip=hint, layout=widgets.Layout(width="auto"))
     made.on_click(act)
     return made
-
-
-def named(guess: Tensor, split: Split) -> list[tuple[str, bool]]:
-    """Predictions as class names, each with whether it is right."""
-    classes = split.dataset.classes if split.dataset else ()
-    known = [classes[g] if g < len(classes) else str(g) for g in guess.tolist()]
-    return list(zip(known, (guess == split.y).tolist()))
