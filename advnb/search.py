@@ -60,6 +60,7 @@ class Search:
     ) -> None:
         self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
         self.split = self.live = split
+        self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
         self.region: Region = attack.set.region(split)
         self.code = self.region.start(attack.start, stream)
         self.kept = self.code.clone()
@@ -79,8 +80,8 @@ class Search:
         for step in range(self.attack.steps + 1):
             last = step == self.attack.steps
             chunks = [
-                slice(start, start + self.attack.batch_size)
-                for start in range(0, len(self.rows), self.attack.batch_size)
+                slice(start, start + self.batch_size)
+                for start in range(0, len(self.rows), self.batch_size)
             ]
             with lent(self.model), torch.set_grad_enabled(not last):
                 gradients = [self._evaluate(step, chunk, not last) for chunk in chunks]

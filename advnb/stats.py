@@ -12,7 +12,7 @@ from torch import Tensor
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rate:
     """A fraction with its 95 % interval and the number of units it was counted over.
 
@@ -27,8 +27,7 @@ class Rate:
     def __str__(self) -> str:
         return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n:,})"
 
-    def __float__(self) -> float:
-        return self.value
+    __repr__ = __str__
 
 
 def rate(hits: Tensor) -> Rate:

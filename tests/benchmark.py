@@ -1,0 +1,196 @@
+"""Speed, memory and the papers' numbers, printed beside their bounds: `python -m tests.benchmark`.
+
+Parts: attack (our search against a bare loop, and peers where they are installed), kills (20
+SIGKILLs of a training), start (notebook 00 whole), fonts (test error of normal training), zoo
+(the shipped robust models under attack). Without an argument, all; with names, those.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import advnb
+from advnb import Attack, Pixels, Split
+
+BATCH = 200  # images at a time, for both sides: what the search takes by itself on a CPU
+ROOT = Path(__file__).parent.parent
+
+
+def line(what: str, value: str, bound: str, holds: bool) -> None:
+    print(f"{what:58s} {value:>28s}   bound {bound:12s} {'ok' if holds else 'MISSED'}", flush=True)
+
+
+def bare(model: nn.Module, x: Tensor, y: Tensor, eps: float, lr: float, steps: int) -> int:
+    """The least that a 40-step sign attack can do: forward, backward, step, clip, drop the fooled.
+
+    It keeps no result, checks nothing, and counts the images it fooled.
+    """
+    fooled = 0
+    with torch.no_grad():
+        for part in x.split(BATCH):
+            model(part)
+    low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+    start = torch.min(torch.max(x + (torch.rand_like(x) * 2 - 1) * eps, low), high)
+    for adv, a, b, t in zip(*(part.split(BATCH) for part in (start, low, high, y))):
+        for step in range(steps + 1):
+            adv = adv.detach().requires_grad_(step < steps)
+            with torch.set_grad_enabled(step < steps):
+                output = model(adv)
+            left = output.argmax(1) == t
+            fooled += len(left) - int(left.sum())
+            if step == steps or not left.any():
+                break
+            loss = nn.functional.cross_entropy(output, t, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, adv)
+            adv = torch.min(torch.max(adv.detach() + lr * gradient.sign(), a), b)
+            if not left.all():
+                adv, a, b, t = adv[left], a[left], b[left], t[left]
+    return fooled
+
+
+def peers(model: nn.Module, split: Split, eps: float) -> dict[str, Callable[[], object]]:
+    """The same attack in other toolkits, as far as they are installed."""
+    runs: dict[str, Callable[[], object]] = {}
+    try:
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=0.01, steps=40)
+        runs["foolbox"] = lambda: attack(wrapped, split.x, split.y, epsilons=eps)
+    except ImportError:
+        pass
+    try:
+        import torchattacks
+
+        other = torchattacks.PGD(model, eps=eps, alpha=0.01, steps=40)
+        runs["torchattacks"] = lambda: other(split.x, split.y)
+    except ImportError:
+        pass
+    return runs
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def attack() -> None:
+    """Wall time of PGD-40 on 1,000 images over the bare loop; 7 interleaved pairs, one thread."""
+    torch.set_num_threads(1)
+    data = advnb.load("mnist", offline="fonts")
+    split, eps = data.test(1000), 0.3 if data.name == "mnist" else 0.1
+    ours = Attack(Pixels(eps), steps=40, lr=0.01, optimizer="sign", start="uniform")
+    for kind, bound in (("adversarial", 1.10), ("normal", 1.20)):
+        model = advnb.zoo.load(f"{data.name}-cnn-{kind}")
+        ratios, times = [], []
+        for number in range(8):
+            a = seconds(lambda: ours(model, split))  # noqa: B023
+            b = seconds(lambda: bare(model, split.x, split.y, eps, 0.01, 40))  # noqa: B023
+            if number:  # the first pair warms up
+                ratios.append(a / b)
+                times.append(b)
+        ratio = statistics.median(ratios)
+        spread = f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        line(f"PGD-40, 1,000 x {data.title}, {kind}, over a bare loop", spread,
+             f"<= {bound}", ratio <= bound)  # fmt: skip
+        for name, run in peers(model, split, eps).items():
+            run()
+            peer = statistics.median(seconds(run) for _ in range(3)) / statistics.median(times)
+            print(f"    {name:54s} {peer:28.2f}")
+
+
+def kills() -> None:
+    """20 SIGKILLs at random moments of a training, resumed each time: the same weights."""
+    from tests.kill import same_after_kills
+
+    count = 20
+    with tempfile.TemporaryDirectory() as folder:
+        same = same_after_kills(Path(folder), count)
+    line(f"SIGKILL of fit, {count} times, resumed", "same weights" if same else "OTHER weights",
+         "same", same)  # fmt: skip
+
+
+def start() -> None:
+    """Notebook 00 whole, course profile, fresh kernel: seconds and peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "jupyter", "nbconvert", "--execute", "--to", "notebook",
+                   "--output-dir", folder, str(ROOT / "notebooks" / "00_start_here.ipynb")]  # fmt: skip
+        env = os.environ | {"ADVNB_PROFILE": "course"}
+        took = seconds(lambda: subprocess.run(command, check=True, env=env, capture_output=True))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    line("00_start_here whole, course profile", f"{took:.1f} s", "<= 60 s", took <= 60)
+    line("    its peak memory", f"{peak:.2f} GB", "<= 2 GB", peak <= 2)
+
+
+def fonts() -> None:
+    """Test error of normal training on FONTS, mean of 3 seeds, and regular success over pairs."""
+    data = advnb.load("fonts")
+    for n, printed in ((250, 0.730), (1000, 0.495), (5000, 0.199)):
+        errors, successes = [], []
+        for seed in range(3):
+            model = advnb.models.CNN(seed=seed)
+            advnb.fit(model, data.train(n), advnb.recipes.normal(), seed=seed, progress=False)
+            errors.append(1 - advnb.accuracy(model, data.test(20_000)).value)
+            regular = Attack(Pixels(0.3), restarts=5)  # S: Adam, 0.005, 40 steps
+            successes.append(regular(model, data.test(1000)).success_rate())
+        error, least = statistics.mean(errors), min(s.value for s in successes)
+        line(f"FONTS, CNN, normal, N = {n:,}: test error, 3 seeds x 20,000", f"{error:.3f}",
+             f"{printed} +- .05", abs(error - printed) <= 0.05)  # fmt: skip
+        line("    regular success over pairs, least of 3 seeds", f"{least:.3f}",
+             ">= .96", least >= 0.96)  # fmt: skip
+
+
+def zoo() -> None:
+    """The robust models, the numbers that their cards and the blind-spot notebook rest on."""
+    from advnb.blindspots import table
+
+    for name, clean, base in (("mnist-cnn-adversarial", 0.97, 0.10),
+                              ("fashion-cnn-adversarial", 0.82, 0.15),
+                              ("fonts-cnn-adversarial", 0.85, 0.30)):  # fmt: skip
+        entry = advnb.zoo.entry(name)
+        try:
+            data = advnb.load(entry.data)
+        except ConnectionError:
+            print(f"{name}: {entry.data} is not here")
+            continue
+        model = advnb.zoo.load(name)
+        measured = advnb.zoo.measure(name, model, data)
+        accuracy, success = (measured[key] for key in ("accuracy", "success"))
+        line(f"{name}: accuracy (n = {accuracy['n']:,})", f"{accuracy['value']:.4f}",
+             f">= {clean}", accuracy["value"] >= clean)  # fmt: skip
+        line(f"    PGD-40 x 5 success over images (n = {success['n']:,})",
+             f"{success['value']:.4f}", f"<= {base}", success["value"] <= base)  # fmt: skip
+        rows = table(model, data.test(2000), entry.attack, progress=False)
+        least = {(0.9, 0.0): 0.40, (0.8, 0.0): 0.85, (0.7, 0.0): 0.95} if "mnist" in name else {}
+        least |= {"fashion": {(0.9, 0.05): 3 * rows.success[0].value},
+                  "fonts": {(0.9, 0.05): 0.9}}.get(entry.data, {})  # fmt: skip
+        if "mnist" in name:
+            least[(0.9, 0.0)] = max(0.40, 4 * rows.success[0].value)
+        for row in rows.itertuples():
+            bound = least.get((row.alpha, row.beta), 0.0)
+            told = f"{row.success.value:.4f} (paper {row.printed_success:.4f})"
+            line(f"    ({row.alpha:g}, {row.beta:g}) success at eps, n = {row.success.n:,}", told,
+                 f">= {bound:.3f}", row.success.value >= bound)  # fmt: skip
+            change = abs(row.accuracy.value - rows.accuracy[0].value)
+            line("        accuracy, change from (1, 0)", f"{row.accuracy.value:.4f}, {change:.4f}",
+                 "<= .01", change <= 0.01)  # fmt: skip
+
+
+PARTS = {part.__name__: part for part in (attack, kills, start, fonts, zoo)}
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or PARTS:
+        print(f"{chosen}: {PARTS[chosen].__doc__}")
+        PARTS[chosen]()

@@ -1,0 +1,84 @@
+"""Execute the notebooks in the course profile and commit-clean them: `python -m tests.notebooks`.
+
+A cleaned notebook keeps text and PNG. Views of widgets go (without a kernel a page would show
+"model not found"), and so do progress bars, paths and all metadata that a run leaves behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+VIEW = "application/vnd.jupyter.widget-view+json"
+BAR = "<!-- navigation -->"
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what does not belong in a committed notebook, in place."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata.clear()
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_output, cell.outputs) if output]
+    return notebook
+
+
+def _output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    output.pop("metadata", None)
+    if "data" in output:
+        output["metadata"] = {}
+        output.data.pop(VIEW, None)
+        bar = set(output.data) == {"text/plain"} and re.search(r"\d+%\|", output.data["text/plain"])
+        return output if output.data and not bar else None
+    if output.output_type == "stream":
+        if re.search(r"\d+%\|", output.text):  # a progress bar
+            return None
+        # warnings: keep what they say, not where the file lies
+        output.text = re.sub(r"^.*?(\w+Warning: .*)\n(?:  .*\n)?", r"\1\n", output.text, flags=re.M)
+    return output
+
+
+def navigation(name: str, names: list[str]) -> str:
+    """The line at the top and the bottom: previous, contents, next."""
+    at = names.index(name)
+    parts = [f"[← {names[at - 1]}]({names[at - 1]}.ipynb)"] if at else []
+    parts.append("[contents](../README.md#the-course)")
+    parts += [f"[{names[at + 1]} →]({names[at + 1]}.ipynb)"] if at + 1 < len(names) else []
+    return f"{BAR}\n{' · '.join(parts)}"
+
+
+def prepare(path: Path, names: list[str]) -> nbformat.NotebookNode:
+    """A notebook with its navigation made anew."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if not cell.source.startswith(BAR)]
+    bar = navigation(path.stem, names)
+    top, bottom = (nbformat.v4.new_markdown_cell(bar, id=f"nav-{at}") for at in ("top", "bottom"))
+    notebook.cells = [cells[0], top, *cells[1:], bottom]
+    return notebook
+
+
+def main(chosen: list[str]) -> None:
+    """Execute and clean the notebooks whose names contain one of `chosen`; all without any."""
+    os.environ.setdefault("ADVNB_PROFILE", "course")
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    names = [path.stem for path in paths]
+    for path in paths:
+        if chosen and not any(part in path.stem for part in chosen):
+            continue
+        notebook = prepare(path, names)
+        began = time.monotonic()
+        NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": FOLDER}}).execute()
+        nbformat.write(clean(notebook), path)
+        print(f"{path.name}: {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
