@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .models import BATCH, device_of, logits, probe
+from .models import BATCH, device_of, lent, logits, probe
 from .perturbations import STARTS, PerturbationSet, Start, norms
 from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
 from .splits import Split
@@ -164,13 +164,15 @@ def check(model: nn.Module, split: Split) -> None:
     """Warn about what would make an attack's numbers meaningless; raise where they cannot be."""
     if model.training:
         warn("the model is in train mode; it is attacked in eval mode and given back as it was")
-    output = probe(model, split)
+    output, x = probe(model, split), split[:8].x.to(device_of(model))
     if (output >= 0).all() and torch.allclose(output.sum(1), torch.ones_like(output[:, 0])):
         warn(
             "the model's outputs are probabilities already: a loss on top of them has vanishing "
             "gradients, so take the softmax out"
         )
-    if not torch.equal(output, probe(model, split)):
+    with lent(model), torch.no_grad():
+        twice = model(x), model(x)
+    if not torch.equal(*twice):
         warn(
             "the model is stochastic: two looks at the same images differ, so a flip may be luck; "
             "attack the mean of its outputs"

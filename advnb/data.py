@@ -10,6 +10,7 @@ import difflib
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,15 +159,17 @@ def _from_npz(name: str, path: Path) -> Dataset:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     wanted = ("train_x", "train_y", "test_x", "test_y")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or not set(wanted) <= set(file.files):
-                raise DamagedFileError(
-                    f"{path} is not a data set: it must hold the arrays {', '.join(wanted)}"
-                )
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile) or not set(wanted) <= set(file.files):
+            raise DamagedFileError(
+                f"{path} is not a data set: it must hold the arrays {', '.join(wanted)}"
+            )
+        with file:
             arrays = {name: file[name] for name in wanted}
     except DamagedFileError:
         raise
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, RuntimeError) as error:
+        # RuntimeError and its NotImplementedError: a damaged header reads as "encrypted" and such
         raise DamagedFileError(
             f"{path} is damaged or not an .npz file: delete it and get it again"
         ) from error

@@ -47,7 +47,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], **about: Any) -> Path:
     """Write a safetensors file that carries its own checksum and `about` (anything JSON)."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"sha256": digest(ready), "about": json.dumps(about)}
+    metadata = {"sha256": _checksum(ready, json.dumps(about)), "about": json.dumps(about)}
     return write(path, lambda temporary: save_file(ready, temporary, metadata))
 
 
@@ -62,6 +62,11 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         raise DamagedFileError(f"{path} is not a whole safetensors file: delete it") from error
-    if metadata.get("sha256") != digest(tensors):
+    about = metadata.get("about", "")
+    if metadata.get("sha256") != _checksum(tensors, about):
         raise DamagedFileError(f"{path} does not match its own checksum: delete it")
-    return tensors, json.loads(metadata["about"])
+    return tensors, json.loads(about)
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    return hashlib.sha256((digest(tensors) + about).encode()).hexdigest()

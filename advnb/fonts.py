@@ -146,14 +146,14 @@ def render(path: str | Path, number: int = 0) -> np.ndarray | None:
     )
     glyphs = np.zeros((len(LETTERS), SIZE, SIZE), np.uint8)
     for glyph, letter in zip(glyphs, LETTERS):
-        left, top, right, bottom = font.getbbox(letter)
-        width, height = math.ceil(right - left), math.ceil(bottom - top)
-        if not (0 < width <= SIZE and 0 < height <= SIZE):
+        sheet = Image.new("L", (8 * SIZE, 8 * SIZE), 0)
+        ImageDraw.Draw(sheet).text((3 * SIZE, 3 * SIZE), letter, fill=255, font=font)
+        box = sheet.getbbox()  # of the ink: the font's own box holds the advance width as well
+        if box is None or max(box[2] - box[0], box[3] - box[1]) > SIZE:
             return None
-        image = Image.new("L", (SIZE, SIZE), 255)
-        corner = ((SIZE - width) // 2 - left, (SIZE - height) // 2 - top)
-        ImageDraw.Draw(image).text(corner, letter, fill=0, font=font)
-        glyph[:] = 255 - np.asarray(image)
+        ink = np.asarray(sheet.crop(box))
+        top, left = ((SIZE - side) // 2 for side in ink.shape)
+        glyph[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     distinct = len({glyph.tobytes() for glyph in glyphs}) == len(LETTERS)
     return glyphs if distinct and all(glyph.max() > 127 for glyph in glyphs) else None
 
@@ -191,6 +191,10 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
                         faces[glyphs.tobytes()] = entry
         except (TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError):
             continue  # a file that the font libraries cannot read is not a usable face
+    if not faces:
+        raise ValueError(f"no usable face among {len(paths):,} font files")
+    if len(faces) < N_FONTS and Path(out) == ATLAS:
+        raise ValueError(f"FONTS needs {N_FONTS:,} faces and these are {len(faces):,}: name more")
     ordered = sorted(faces.values(), key=lambda face: (face[0], face[2].tobytes()))
     np.random.default_rng(seed).shuffle(ordered)
     titles, terms, glyph_list = zip(*ordered)

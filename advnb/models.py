@@ -122,12 +122,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def lent(model: nn.Module) -> Iterator[nn.Module]:
+def lent(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
     """A model in eval mode for a while; its modes and the random state come back afterwards.
 
-    In eval mode batch normalisation keeps its statistics, so nothing else can change. On a
-    thread other than the main one the random state is left alone: it belongs to the process,
-    and putting it back would undo what the main thread has drawn in between.
+    `seed` decides what a stochastic model draws meanwhile. In eval mode batch normalisation keeps
+    its statistics, so nothing else can change. On a thread other than the main one the random
+    state is left alone: it belongs to the process, and putting it back would undo what the main
+    thread has drawn in between.
     """
     modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
@@ -136,6 +137,8 @@ def lent(model: nn.Module) -> Iterator[nn.Module]:
     with torch.random.fork_rng(devices, enabled=main):
         try:
             model.eval()
+            if main and seed is not None:
+                torch.manual_seed(seed)
             yield model
         finally:
             for module, training in modes:

@@ -107,7 +107,7 @@ class Region:
         else:
             step = torch.finfo(origin.dtype).eps
             size = max(origin.abs().max().item() + eps, 1.0)
-            eps = eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4
+            eps = max(eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4, 0.0)
         return Region(origin, low, high, middle, eps, norm)
 
     def __getitem__(self, rows: slice | Tensor) -> Region:

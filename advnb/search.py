@@ -63,6 +63,7 @@ class Search:
         self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
         self.region: Region = attack.set.region(split)
         self.code = self.region.start(attack.start, stream)
+        self.seed = int(torch.randint(2**62, (1,), generator=stream))
         self.kept = self.code.clone()
         n, device = len(split), self.code.device
         self.rows = torch.arange(n, device=device)
@@ -83,7 +84,8 @@ class Search:
                 slice(start, start + self.batch_size)
                 for start in range(0, len(self.rows), self.batch_size)
             ]
-            with lent(self.model), torch.set_grad_enabled(not last):
+            # a randomised model is to draw other numbers in every step
+            with lent(self.model, self.seed + step), torch.set_grad_enabled(not last):
                 gradients = [self._evaluate(step, chunk, not last) for chunk in chunks]
             if step == 0 and not last and not self.quiet:
                 self._warn_if_flat(gradients)

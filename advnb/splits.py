@@ -105,10 +105,10 @@ class Split:
         rows: slice | Tensor
         if isinstance(key, slice):
             rows = key
-        elif isinstance(key, int):
-            rows = torch.arange(len(self))[key : key + 1 or None]
         else:
             rows = torch.as_tensor(key)
+            if rows.ndim == 0 and rows.dtype != torch.bool:
+                rows = rows[None]
             if rows.dtype == torch.bool and len(rows) != len(self):
                 raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
             rows = rows.to(self.y.device)

@@ -78,5 +78,7 @@ def verdict(claim: str, holds: bool | Tensor) -> str:
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator decided by whole numbers: the same key, the same stream, on any device."""
-    state = np.random.SeedSequence([k & (2**64 - 1) for k in key]).generate_state(1, np.uint64)
+    # a length and two words a number: else (7) and (7, 0), or 2**32 and (0, 1), would be one key
+    words = [len(key), *(word for k in key for word in (k & 0xFFFFFFFF, (k >> 32) & 0xFFFFFFFF))]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

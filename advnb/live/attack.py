@@ -37,7 +37,7 @@ class AttackPanel(Panel):
         show: Sequence[str] = ("image", "eps", "steps", "norm", "loss"),
     ) -> None:
         self._model, self._split = copy.deepcopy(model).eval(), split
-        self._artist = AttackFigure(9.6, 2.9)
+        self._artist = AttackFigure(11, 3.2)
         self.controls = {
             "image": slider("image", int(image), 0, len(split) - 1, 1),
             "eps": slider("eps", float(eps), 0.0, 0.5, 0.005),

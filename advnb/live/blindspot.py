@@ -81,16 +81,15 @@ class BlindspotPanel(Panel):
         super().__init__(rows)
 
     def constrain(self) -> None:
-        alpha, beta = self.controls["alpha"].value, self.controls["beta"]
-        low, high = valid_shift(alpha)
+        alpha, beta = self.params["alpha"], self.controls["beta"]
+        low, high = (round(edge, 6) for edge in valid_shift(alpha))
         beta.disabled = high < 1e-9
         if beta.disabled:  # a slider from 0 to 0 would be an error in the browser
             beta.value = 0.0
         else:
-            with beta.hold_trait_notifications():
-                beta.value = min(max(beta.value, low), high)
-                beta.min, beta.max = low, high
-        white, black = alpha + (1 - alpha) / 2 + beta.value, (1 - alpha) / 2 + beta.value
+            beta.min, beta.max = low, high  # the slider brings its value into range by itself
+        black = (1 - alpha) / 2 + self.params["beta"]
+        white = alpha + black
         self.words.value = (
             f"The black background becomes <b>{black:.3g}</b>, the white strokes "
             f"<b>{white:.3g}</b>: contrast {alpha:.0%} of the original."

@@ -18,7 +18,7 @@ class LiveFigure:
     """A figure whose artists are made once, in `lay_out`, and moved afterwards: frames are what a
     person waits for, and most of a new figure's time goes into making artists."""
 
-    def __init__(self, width: float = 9.6, height: float = 3.7) -> None:
+    def __init__(self, width: float = 11, height: float = 4.0) -> None:
         self.figure = Figure(figsize=(width, height), dpi=80)
         self.canvas = FigureCanvasAgg(self.figure)
         self.size: tuple[int, ...] = ()
@@ -82,13 +82,13 @@ class BlindspotFigure(LiveFigure):
 
     def lay_out(self, size: tuple[int, ...]) -> None:
         n, _, h, w = size
-        axes = self.figure.add_axes((0.1, 0.0, 0.62, 1.0))
+        axes = self.figure.add_axes((0.09, 0.0, 0.68, 1.0))
         axes.set_axis_off()
         self.gap = max(3, h // 4)  # room for a prediction under each image
         self.pixels = np.ones((3 * (h + self.gap), n * (w + 2) - 2, 3), np.float32)
         self.image = axes.imshow(self.pixels, interpolation="nearest", vmin=0, vmax=1)
         for i, text in enumerate(self.ROWS):
-            axes.text(-w * 0.2, i * (h + self.gap) + h / 2, text, ha="right", va="center")
+            axes.text(-w * 0.15, i * (h + self.gap) + h / 2, text, ha="right", va="center")
         self.guesses = [
             [
                 axes.text(j * (w + 2) + w / 2, i * (h + self.gap) + h, "", ha="center", va="top")
@@ -96,7 +96,7 @@ class BlindspotFigure(LiveFigure):
             ]
             for i in range(2)
         ]
-        chart = self.figure.add_axes((0.86, 0.16, 0.12, 0.72))
+        chart = self.figure.add_axes((0.885, 0.14, 0.1, 0.72))
         colours = [COLOURS[key] for key in ("accuracy", "success", "success_scaled")]
         self.bars = chart.barh(range(3), [0, 0, 0], color=colours, height=0.6)
         self.intervals = [chart.plot([0, 0], [i, i], color="#222222", lw=2)[0] for i in range(3)]

@@ -137,6 +137,7 @@ class Panel(widgets.VBox):
         self.frame: Frame | None = None
         self.runner = Runner(self.frames, self._show)
         self._quiet = False
+        self._posted: Params = {}
         self._first = {name: control.value for name, control in self.controls.items()}
         super().__init__([*rows, self.message, self.view])
         for control in self.controls.values():
@@ -158,8 +159,9 @@ class Panel(widgets.VBox):
 
     @property
     def params(self) -> Params:
-        """The controls' present values."""
-        return {name: control.value for name, control in self.controls.items()}
+        """The controls' present values, without the rounding noise that a browser adds to them."""
+        values = {name: control.value for name, control in self.controls.items()}
+        return {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
 
     def submit(self, **params: Any) -> None:
         """Set controls by name, all at once, and start on the result."""
@@ -175,6 +177,7 @@ class Panel(widgets.VBox):
                 self.constrain()
         finally:
             self._quiet = False
+        self._posted = {}  # start again even where nothing has changed
         self._changed()
 
     def settle(self, timeout: float | None = None) -> bool:
@@ -204,7 +207,9 @@ class Panel(widgets.VBox):
             self.constrain()
         finally:
             self._quiet = False
-        self.runner.post(self.params)
+        if self.params != self._posted:  # a browser reports some changes twice
+            self._posted = self.params
+            self.runner.post(self._posted)
 
     def _show(self, frame: Frame | Exception) -> None:
         if isinstance(frame, Exception):

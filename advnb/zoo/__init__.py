@@ -28,6 +28,10 @@ from ..recipes import OneCycle, Recipe, adversarial, normal
 from ..training import fit
 
 FOLDER = Path(__file__).parent
+FIELDS = {
+    "name", "network", "shape", "classes", "data", "recipe", "epochs", "seed", "minutes",
+    "hardware", "torch", "date", "measured", "checksum",
+}  # fmt: skip
 
 
 def pgd(eps: float, restarts: int = 5) -> Attack:
@@ -98,11 +102,12 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `python -m advnb zoo train {name}`")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DamagedFileError(
-            f"{path} is damaged: run `python -m advnb zoo train {name}`"
-        ) from error
+        about = json.loads(path.read_text())
+        if about["name"] == name and about.keys() >= FIELDS:
+            return about
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise DamagedFileError(f"{path} is not the card of {name}: train the model again")
 
 
 def load(name: str, folder: Path = FOLDER) -> Network:

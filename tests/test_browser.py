@@ -1,0 +1,304 @@
+"""The blind-spot notebook in a real browser: JupyterLab with headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import nbformat
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+TOKEN = "advnb-test"
+BROKEN = re.compile(r"Error displaying widget|model not found|Error creating widget|Traceback")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A JupyterLab server over copies of the notebooks; its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    for path in NOTEBOOKS:
+        shutil.copy(path, folder)
+    notebook = nbformat.read(folder / "08_blindspots.ipynb", as_version=4)
+    position = next(i for i, c in enumerate(notebook.cells) if "BlindspotPanel(" in c.source)
+    notebook.cells = notebook.cells[: position + 1]
+    notebook.cells.append(nbformat.v4.new_code_cell("import time\ntime.sleep(600)"))
+    nbformat.write(notebook, folder / "panel.ipynb")
+    config = tmp_path_factory.mktemp("config")
+    (config / "labconfig").mkdir()
+    (config / "labconfig" / "page_config.json").write_text(
+        '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
+    )
+    env = os.environ | {
+        "ADVNB_PROFILE": "course",  # 64 images in the panel, as its stated times are for
+        "JUPYTER_CONFIG_DIR": str(config),
+        "JUPYTERLAB_WORKSPACES_DIR": str(config / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(config / "settings"),
+    }
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port=0", "--allow-root",
+        f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={TOKEN}",
+    ]  # fmt: skip
+    with open(config / "log.txt", "w") as log:
+        server = subprocess.Popen(command, env=env, stderr=log, stdout=log)
+    try:
+        yield _address(server, config / "log.txt")
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _address(server: subprocess.Popen, log: Path) -> str:
+    for _ in range(300):
+        found = re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/", log.read_text())
+        if found:
+            address = f"http://127.0.0.1:{found[1]}"
+            try:
+                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=5)
+                return address
+            except URLError:
+                pass
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.2)
+    raise TimeoutError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as tool:
+        chromium = tool.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    """A notebook in JupyterLab, and what the console said."""
+
+    def __init__(self, browser: playwright.Browser, lab: str, name: str) -> None:
+        self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        self.errors: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+
+    def _console(self, message: playwright.ConsoleMessage) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.errors.append(message.text)
+
+    def run_all(self) -> None:
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def text(self) -> str:
+        return self.page.inner_text(".jp-Notebook")
+
+    def images(self) -> int:
+        """Pictures on the page that the browser has decoded."""
+        script = "all => all.filter(i => i.complete && i.naturalWidth > 0).length"
+        return self.page.eval_on_selector_all(".jp-OutputArea img", script)
+
+
+class Panel:
+    """The blind-spot panel on a page."""
+
+    def __init__(self, page: playwright.Page) -> None:
+        self.page = page
+        page.wait_for_selector(".widget-hslider", timeout=120_000)
+        self.root = page.locator(".jupyter-widgets.widget-vbox").first
+        self.root.scroll_into_view_if_needed()
+
+    def handle(self, name: str) -> playwright.Locator:
+        slider = self.root.locator(".widget-hslider", has_text=re.compile(f"^{name}"))
+        return slider.locator(".noUi-handle")
+
+    def value(self, name: str) -> float:
+        return float(self.handle(name).get_attribute("aria-valuenow") or "nan")
+
+    def key(self, name: str, *keys: str) -> None:
+        for key in keys:
+            self.handle(name).press(key)
+
+    def drag(self, name: str, to: float) -> None:
+        """Drag a slider's handle to a share of its track, in several moves."""
+        handle = self.handle(name)
+        track = handle.locator("xpath=ancestor::*[contains(@class, 'noUi-base')]").bounding_box()
+        knob = handle.bounding_box()
+        assert track is not None
+        assert knob is not None
+        y = knob["y"] + knob["height"] / 2
+        self.page.mouse.move(knob["x"] + knob["width"] / 2, y)
+        self.page.mouse.down()
+        end = track["x"] + to * track["width"]
+        for part in range(1, 11):
+            here = knob["x"] + (end - knob["x"]) * part / 10
+            self.page.mouse.move(here, y)
+        self.page.mouse.up()
+
+    @property
+    def alt(self) -> str:
+        return self.root.locator("img").get_attribute("alt") or ""
+
+    @property
+    def status(self) -> str:
+        return self.root.locator("[role=status], [role=alert]").inner_text()
+
+    def wait(self, what: str, holds: object, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not holds():  # type: ignore[operator]
+            assert time.monotonic() < end, f"{what}: {self.alt} | {self.status}"
+            self.page.wait_for_timeout(20)
+
+    def settled(self, alpha: float, beta: float, steps: int = 40) -> None:
+        """Wait until the picture is the complete one of these parameters."""
+        text = f"alpha {alpha:g} and shifted by beta {beta:g},"
+        done = f"step {steps} of {steps}"
+        self.wait(text, lambda: text in self.alt and done in self.alt and done in self.status)
+
+
+@pytest.fixture(scope="module")
+def live(browser: playwright.Browser, lab: str) -> Iterator[tuple[Page, Panel]]:
+    """The notebook up to its panel, with a cell that keeps the kernel busy behind it."""
+    page = Page(browser, lab, "panel.ipynb")
+    page.run_all()
+    panel = Panel(page.page)
+    panel.settled(0.9, 0)
+    yield page, panel
+    page.page.close()
+
+
+def test_keys_reach_both_ends_while_another_cell_is_busy(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    assert page.page.locator("text=[*]:").count() > 0, "the kernel should be busy"
+    panel.key("alpha", "Home")
+    panel.settled(0.5, 0)
+    panel.key("beta", "End")
+    panel.settled(0.5, 0.25)
+    panel.key("beta", "Home")
+    panel.settled(0.5, -0.25)
+    panel.key("alpha", "End")  # beta must follow alpha: at 1 it can only be 0
+    panel.settled(1, 0)
+    assert not page.errors
+
+
+def test_drags_reach_both_ends_and_the_last_value_wins(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    for alpha, beta in ((0.5, 0.25), (0.5, -0.25)):
+        panel.drag("alpha", 0.0)
+        panel.drag("beta", 1.0 if beta > 0 else 0.0)
+        panel.settled(alpha, beta)
+    panel.drag("alpha", 1.0)
+    panel.settled(1, 0)
+    for _ in range(25):  # faster than the attack: only the last one may end up on the page
+        panel.key("alpha", "ArrowLeft")
+    alpha = panel.value("alpha")
+    assert alpha == pytest.approx(0.75)
+    panel.settled(alpha, 0)
+    page.page.wait_for_timeout(500)
+    panel.settled(alpha, 0)
+    assert not page.errors
+
+
+def test_stop_stops_and_reset_resets(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    panel.key("alpha", "End")  # where the model is robust nothing leaves the batch
+    panel.key("steps", "End")
+    panel.root.get_by_role("button", name="Stop").click()
+    panel.wait("stopped", lambda: panel.status.startswith("Stopped"))
+    before = panel.alt
+    page.page.wait_for_timeout(1000)
+    assert panel.alt == before
+    assert "step 100 of 100" not in before
+    panel.root.get_by_role("button", name="Reset").click()
+    panel.settled(0.9, 0)
+    panel.root.get_by_role("button", name="(0.9, 0.05)").click()
+    panel.settled(0.9, 0.05)
+    assert not page.errors
+
+
+def test_the_pickers_change_model_and_data(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    selects = panel.root.locator("select")
+    selects.nth(0).select_option("fonts-cnn-adversarial")
+    selects.nth(1).select_option("FONTS (hard)")
+    panel.settled(0.9, 0.05)
+    panel.root.get_by_role("button", name="Reset").click()
+    panel.settled(0.9, 0)
+    assert not page.errors
+
+
+def latency(page: Page, panel: Panel, presses: int = 15) -> tuple[list[float], list[float]]:
+    """Milliseconds from a key press to the first new frame, and to the complete one."""
+    first, complete = [], []
+    for number in range(presses):
+        key = "ArrowLeft" if number % 2 else "ArrowRight"
+        script = """(view) => { window.start = 0; window.frames = [];
+            const note = () => { const i = view.querySelector('img'); if (i && window.start)
+              i.decode().then(() =>
+                window.frames.push([performance.now() - window.start, i.alt])); };
+            if (window.seen) window.seen.disconnect();
+            window.seen = new MutationObserver(note);
+            window.seen.observe(view, {childList: true, subtree: true, attributes: true});
+            document.addEventListener('keydown', () => { window.start = performance.now(); },
+              {capture: true, once: true}); }"""
+        panel.root.locator(".widget-html:has(img)").last.evaluate(script)
+        panel.key("alpha", key)
+        panel.wait(
+            "complete",
+            lambda: page.page.evaluate("window.frames.some(f => /step 40 of 40/.test(f[1]))"),
+        )
+        frames = page.page.evaluate("window.frames")
+        first.append(frames[0][0])
+        complete.append(next(ms for ms, alt in frames if "step 40 of 40" in alt))
+        page.page.wait_for_timeout(150)
+    return first, complete
+
+
+def test_a_key_press_shows_a_new_frame(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    panel.key("alpha", "Home")
+    panel.settled(0.5, 0)
+    first, complete = latency(page, panel)
+    # the stated bounds are for an idle machine: the benchmark judges, here it is printed
+    medians = statistics.median(first), statistics.median(complete)
+    print("first frame {:.0f} ms, complete {:.0f} ms".format(*medians))
+    assert all(a <= b for a, b in zip(first, complete))
+    assert not page.errors
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_unrun_notebook_shows_its_pictures(
+    browser: playwright.Browser, lab: str, path: Path
+) -> None:
+    page = Page(browser, lab, path.name)
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    pictures = sum("image/png" in o.get("data", {}) for o in outputs)
+    assert pictures >= 3
+    for _ in range(40):  # cells are drawn when they come near the window
+        page.page.mouse.move(700, 500)
+        page.page.mouse.wheel(0, 800)
+        page.page.wait_for_timeout(50)
+    assert page.images() == pictures
+    assert not BROKEN.search(page.text())
+    assert not page.errors
+    page.page.close()

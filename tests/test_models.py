@@ -1,0 +1,170 @@
+"""The papers' networks, and that looking at a model leaves no trace on it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import advnb
+from advnb import Attack, Pixels, Split
+from advnb.models import CNN, MadryMNIST, lent, logits
+from advnb.stats import generator
+
+from .conftest import refused
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_sizes() -> None:
+    assert count(CNN()) == 100_262
+    assert count(MadryMNIST()) == 3_274_634
+
+
+def test_shapes() -> None:
+    x = torch.rand(3, 1, 28, 28)
+    for model, width in ((CNN(), 100), (MadryMNIST(), 1024)):
+        model.eval()
+        assert model.features(x).shape == (3, width)
+        assert torch.equal(model(x), model.head(model.features(x)))
+        assert model(x).shape == (3, 10)
+    assert (MadryMNIST().features(x) >= 0).all()  # after its ReLU
+    assert (CNN().features(x) < 0).any()  # nothing between the two linear layers
+    colour = CNN(shape=(3, 33, 20), classes=4).eval()
+    assert colour(torch.rand(2, 3, 33, 20)).shape == (2, 4)
+    assert colour.features(torch.rand(2, 3, 33, 20)).shape == (2, 40)
+
+
+def weights(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def test_initial_weights_of_the_cnn() -> None:
+    for layer in weights(CNN(3)):
+        w = layer.weight
+        std = math.sqrt(2 / 3 / w[0].numel())
+        assert w.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * w.numel()))
+        assert abs(w.mean().item()) < 5 * std / math.sqrt(w.numel())
+        assert layer.bias.eq(0).all()
+    norms = [m for m in CNN(3).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 3
+    assert all(m.weight.eq(1).all() and m.bias.eq(0).all() for m in norms)
+
+
+def test_initial_weights_of_madrys_net() -> None:
+    cut = 0.1 * 0.87962566  # deviation of a standard normal that is cut at +-2
+    for layer in weights(MadryMNIST(3)):
+        w = layer.weight
+        assert w.std().item() == pytest.approx(cut, rel=5 / math.sqrt(2 * w.numel()))
+        assert w.abs().max() <= 0.2
+        assert torch.allclose(layer.bias, torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("network", [CNN, MadryMNIST])
+def test_the_seed_decides_the_weights(network: type[nn.Module]) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a, b, c = network(1), network(1), network(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    vectors = [nn.utils.parameters_to_vector(m.parameters()) for m in (a, b, c)]
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.equal(vectors[0], vectors[2])
+
+
+def test_accuracy_against_a_hand_count(trained: CNN, fonts: advnb.Dataset) -> None:
+    split = fonts.test(457)
+    with torch.no_grad():
+        right = sum(int(trained(x[None]).argmax()) == int(y) for x, y in zip(split.x, split.y))
+    assert 100 < right < 457
+    for size in (1, 100, 500):
+        rate = advnb.accuracy(trained, split, size)
+        assert (rate.n, round(rate.value * rate.n)) == (457, right)
+    assert torch.allclose(logits(trained, split, 7), logits(trained, split), atol=1e-4)
+
+
+class Noisy(nn.Module):
+    """Dropout and batch normalisation in train mode, one part of it in eval mode, one frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stream = generator(8)
+        self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout(0.5)
+        self.frozen = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten())
+        self.head = nn.Linear(2 * 6 * 6, 10)
+        for p in self.parameters():
+            nn.init.normal_(p, generator=stream)
+        self.train()
+        self.frozen.eval().requires_grad_(False)
+        self.norm.weight.grad = torch.ones(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)  # touches the global random state
+        return self.head(self.drop(self.frozen(self.norm(x))))
+
+
+def traces(model: nn.Module) -> dict:
+    return {
+        "modes": [m.training for m in model.modules()],
+        "flags": [p.requires_grad for p in model.parameters()],
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "random": torch.get_rng_state(),
+    }
+
+
+def unchanged(before: object, after: object) -> bool:
+    if isinstance(before, dict):
+        return before.keys() == after.keys() and all(unchanged(before[k], after[k]) for k in before)
+    if isinstance(before, list):
+        return len(before) == len(after) and all(map(unchanged, before, after))
+    return torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
+
+
+@pytest.mark.filterwarnings("ignore::advnb.AttackWarning")
+@pytest.mark.parametrize("look", ["accuracy", "attack", "iterate", "broken off"])
+def test_a_model_is_given_back_as_it_came(look: str) -> None:
+    stream = generator(2)
+    split = Split(torch.rand(30, 1, 8, 8, generator=stream), torch.arange(30) % 10)
+    model, attack = Noisy(), Attack(Pixels(0.1), steps=4, restarts=2, batch_size=8)
+    torch.manual_seed(3)
+    before = traces(model)
+    if look == "accuracy":
+        advnb.accuracy(model, split)
+    elif look == "attack":
+        attack(model, split)
+    else:
+        for state in attack.iterate(model, split):
+            assert unchanged(before, traces(model))  # at every step, not only at the end
+            if look == "broken off" and state.step == 2:
+                break
+    assert unchanged(before, traces(model))
+
+
+def test_an_error_inside_gives_the_modes_back() -> None:
+    model = Noisy()
+    before = traces(model)
+
+    def broken() -> None:
+        with lent(model):
+            assert not any(m.training for m in model.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken()
+    assert unchanged(before, traces(model))
+
+
+def test_what_no_accuracy_can_be_counted_for() -> None:
+    split = Split(torch.rand(4, 1, 28, 28), torch.tensor([0, 1, 2, 10]))
+    with refused("label 10 is out of range for a model of 10 classes"):
+        advnb.accuracy(CNN(), split)
+    with refused("cannot read torch.float32 images of 1x20x20"):
+        advnb.accuracy(CNN(), Split(torch.rand(2, 1, 20, 20), torch.arange(2)))
+    broken = CNN()
+    nn.init.constant_(broken.head.bias, math.nan)
+    with refused("NaN"):
+        advnb.accuracy(broken, split[:3])
