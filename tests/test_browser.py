@@ -127,12 +127,14 @@ class Panel:
         self.root = page.locator(".jupyter-widgets.widget-vbox").first
         self.root.scroll_into_view_if_needed()
 
+    def slider(self, name: str) -> playwright.Locator:
+        return self.root.locator(".widget-hslider", has_text=re.compile(f"^{name}"))
+
     def handle(self, name: str) -> playwright.Locator:
-        slider = self.root.locator(".widget-hslider", has_text=re.compile(f"^{name}"))
-        return slider.locator(".noUi-handle")
+        return self.slider(name).locator(".noUi-handle")
 
     def value(self, name: str) -> float:
-        return float(self.handle(name).get_attribute("aria-valuenow") or "nan")
+        return float(self.slider(name).locator(".widget-readout").inner_text())
 
     def key(self, name: str, *keys: str) -> None:
         for key in keys:
@@ -250,7 +252,7 @@ def latency(page: Page, panel: Panel, presses: int = 15) -> tuple[list[float], l
     """Milliseconds from a key press to the first new frame, and to the complete one."""
     first, complete = [], []
     for number in range(presses):
-        key = "ArrowLeft" if number % 2 else "ArrowRight"
+        key = "ArrowRight" if number % 2 else "ArrowLeft"
         script = """(view) => { window.start = 0; window.frames = [];
             const note = () => { const i = view.querySelector('img'); if (i && window.start)
               i.decode().then(() =>
@@ -275,8 +277,8 @@ def latency(page: Page, panel: Panel, presses: int = 15) -> tuple[list[float], l
 
 def test_a_key_press_shows_a_new_frame(live: tuple[Page, Panel]) -> None:
     page, panel = live
-    panel.key("alpha", "Home")
-    panel.settled(0.5, 0)
+    panel.key("alpha", "End")  # where the model is robust, nearly all images run all 40 steps
+    panel.settled(1, 0)
     first, complete = latency(page, panel)
     # the stated bounds are for an idle machine: the benchmark judges, here it is printed
     medians = statistics.median(first), statistics.median(complete)

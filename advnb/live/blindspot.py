@@ -78,7 +78,16 @@ class BlindspotPanel(Panel):
             widgets.HBox(tools),
             self.words,
         ]
+        # The browser's End and Home keys go by the range that a slider was drawn with: draw beta
+        # with its widest, and narrow it once it is on the page.
+        self._on_page = False
         super().__init__(rows)
+        c["beta"]._view_count = 0  # ask to be told
+        c["beta"].observe(self._narrow, "_view_count")
+
+    def _narrow(self, _: Any) -> None:
+        self._on_page = True
+        self.constrain()
 
     def constrain(self) -> None:
         alpha, beta = self.params["alpha"], self.controls["beta"]
@@ -87,7 +96,9 @@ class BlindspotPanel(Panel):
         if beta.disabled:  # a slider from 0 to 0 would be an error in the browser
             beta.value = 0.0
         else:
-            beta.min, beta.max = low, high  # the slider brings its value into range by itself
+            beta.value = min(max(beta.value, low), high)
+            if self._on_page:
+                beta.min, beta.max = low, high
         black = (1 - alpha) / 2 + self.params["beta"]
         white = alpha + black
         self.words.value = (
