@@ -1,13 +1,15 @@
 """Speed, memory and the papers' numbers, printed beside their bounds: `python -m tests.benchmark`.
 
 Parts: attack (our search against a bare loop, and peers where they are installed), kills (20
-SIGKILLs of a training), start (notebook 00 whole), fonts (test error of normal training), zoo
-(the shipped robust models under attack). Without an argument, all; with names, those.
+SIGKILLs of a training), start (notebook 00 whole), browser (a key press on a slider), fonts (test
+error of normal training), zoo (the shipped robust models under attack). Without an argument,
+all; with names, those.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -125,13 +127,38 @@ def kills() -> None:
 def start() -> None:
     """Notebook 00 whole, course profile, fresh kernel: seconds and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
+        notebook = str(ROOT / "notebooks" / "00_start_here.ipynb")
         command = [sys.executable, "-m", "jupyter", "nbconvert", "--execute", "--to", "notebook",
-                   "--output-dir", folder, str(ROOT / "notebooks" / "00_start_here.ipynb")]  # fmt: skip
+                   "--output-dir", folder, notebook]  # fmt: skip
         env = os.environ | {"ADVNB_PROFILE": "course"}
         took = seconds(lambda: subprocess.run(command, check=True, env=env, capture_output=True))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     line("00_start_here whole, course profile", f"{took:.1f} s", "<= 60 s", took <= 60)
     line("    its peak memory", f"{peak:.2f} GB", "<= 2 GB", peak <= 2)
+
+
+def browser() -> None:
+    """A key press on the alpha slider in a real browser, where the model is robust (40 steps)."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-k",
+        "key_press",
+        "tests/test_browser.py",
+    ]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    found = re.search(r"first frame (\d+) ms, complete (\d+) ms", out)
+    if found is None:
+        print(out)
+        return
+    first, complete = (int(number) for number in found.groups())
+    line("key press to the first new frame, median of 15", f"{first} ms", "<= 100 ms", first <= 100)
+    line(
+        "    to the end of 64 images x 40 steps", f"{complete} ms", "<= 1,500 ms", complete <= 1500
+    )
 
 
 def fonts() -> None:
@@ -188,7 +215,7 @@ def zoo() -> None:
                  "<= .01", change <= 0.01)  # fmt: skip
 
 
-PARTS = {part.__name__: part for part in (attack, kills, start, fonts, zoo)}
+PARTS = {part.__name__: part for part in (attack, kills, start, browser, fonts, zoo)}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or PARTS:

@@ -1,0 +1,629 @@
+"""Live panels without a browser: the newest values win, and pictures tell the attack's numbers."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advnb
+from advnb.attacks import Attack
+from advnb.live import AttackPanel, BlindspotPanel, close_all
+from advnb.live import blindspot as blindspot_module
+from advnb.live import panel as panel_module
+from advnb.live.panel import Frame, Panel, Runner
+
+from .conftest import refused
+
+WAIT = 120  # seconds until a test gives up; nothing here is about speed
+PNG = b"\x89PNG"
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "advnb panel"]
+
+
+def all_ended() -> bool:
+    for thread in workers():
+        thread.join(WAIT)
+    return not workers()
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    yield
+    close_all()
+    assert all_ended()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a slow job waits for; open at the end of the test, whatever happens."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+# the runner ---------------------------------------------------------------------------------------
+
+
+class Shown(list):
+    """What a runner shows: frames and exceptions, in order."""
+
+    def __init__(self) -> None:
+        self.first = threading.Event()
+
+    def __call__(self, item: Frame | Exception) -> None:
+        self.append(item)
+        self.first.set()
+
+    @property
+    def numbers(self) -> list[int]:
+        return [frame.params["n"] for frame in self]
+
+
+def picture(params: dict[str, Any], complete: bool = True) -> Frame:
+    return Frame(params, b"", "", "", complete)
+
+
+def running(job: Callable) -> tuple[Runner, Shown]:
+    """A runner that `_tidy` will not know of: tests close it."""
+    shown = Shown()
+    return Runner(job, shown), shown
+
+
+def three(params: dict[str, Any]) -> Iterator[Frame | None]:
+    for part in range(3):
+        yield None
+        yield picture(params, part == 2)
+
+
+def test_the_newest_post_wins_and_no_older_frame_follows_it() -> None:
+    runner, shown = running(three)
+    marks = []
+    for n in range(300):
+        runner.post({"n": n})
+        marks.append(len(shown))  # whatever is shown from here on is not older than n
+    assert runner.settle(WAIT)
+    assert shown.numbers[-3:] == [299] * 3
+    assert shown[-1].complete
+    for n, mark in enumerate(marks):
+        assert min(shown.numbers[mark:]) >= n
+    runner.close()
+
+
+def test_a_post_does_not_wait_for_a_slow_job(gate: threading.Event) -> None:
+    def slow(params: dict[str, Any]) -> Iterator[Frame | None]:
+        yield picture(params, False)
+        assert gate.wait(WAIT)
+        yield picture(params)
+
+    runner, shown = running(slow)
+    runner.post({"n": 0})
+    assert shown.first.wait(WAIT)
+    for n in range(1, 50):
+        runner.post({"n": n})
+    assert shown.numbers == [0], "the job is still waiting, and the posts have returned"
+    gate.set()
+    assert runner.settle(WAIT)
+    assert shown.numbers == [0, 49, 49]
+    runner.close()
+
+
+def test_settle_tells_whether_the_job_is_done(gate: threading.Event) -> None:
+    def slow(params: dict[str, Any]) -> Iterator[Frame | None]:
+        assert gate.wait(WAIT)
+        yield picture(params)
+
+    runner, shown = running(slow)
+    assert runner.settle(0), "nothing was posted"
+    runner.post({"n": 0})
+    assert not runner.settle(0.05)
+    assert shown == []
+    gate.set()
+    assert runner.settle(WAIT)
+    assert shown.numbers == [0]
+    runner.close()
+
+
+def test_stop_gives_up_the_job_and_keeps_what_is_shown(gate: threading.Event) -> None:
+    def slow(params: dict[str, Any]) -> Iterator[Frame | None]:
+        yield picture(params, False)
+        assert gate.wait(WAIT)
+        yield picture(params)
+
+    runner, shown = running(slow)
+    assert not runner.stop(), "there was nothing to stop"
+    runner.post({"n": 0})
+    assert shown.first.wait(WAIT)
+    assert runner.stop()
+    assert runner.settle(0), "a stopped runner is settled"
+    assert not runner.stop()
+    gate.set()
+    runner.post({"n": 1})
+    assert runner.settle(WAIT)
+    assert shown.numbers == [0, 1, 1], "the rest of the stopped job is never shown"
+    runner.close()
+
+
+def test_close_ends_the_thread_and_a_later_post_starts_another() -> None:
+    runner, shown = running(three)
+    assert not workers(), "no thread before the first post"
+    for n in range(3):
+        runner.post({"n": n})
+        assert len(workers()) == 1
+        assert runner.settle(WAIT)
+        runner.close()
+        assert all_ended()
+    assert shown.numbers == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_post_right_after_close_is_worked_on_once(gate: threading.Event) -> None:
+    def slow(params: dict[str, Any]) -> Iterator[Frame | None]:
+        yield picture(params, False)
+        assert gate.wait(WAIT)
+        yield picture(params)
+
+    runner, shown = running(slow)
+    runner.post({"n": 0})
+    assert shown.first.wait(WAIT)
+    runner.close()  # the old thread is still in its job
+    runner.post({"n": 1})
+    gate.set()
+    assert runner.settle(WAIT)
+    runner.close()
+    assert all_ended()
+    assert shown.numbers == [0, 1, 1]
+
+
+def test_an_error_is_shown_and_the_runner_goes_on() -> None:
+    def job(params: dict[str, Any]) -> Iterator[Frame | None]:
+        yield picture(params, False)
+        if params["n"] == 0:
+            raise KeyError("planted")
+        yield picture(params)
+
+    runner, shown = running(job)
+    runner.post({"n": 0})
+    assert runner.settle(WAIT)
+    assert [type(item) for item in shown] == [Frame, KeyError]
+    runner.post({"n": 1})
+    assert runner.settle(WAIT)
+    assert shown[-1].params == {"n": 1}
+    assert shown[-1].complete
+    runner.close()
+
+
+# the blind-spot panel -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def robust() -> nn.Module:
+    return advnb.zoo.load("fonts-cnn-adversarial")
+
+
+@pytest.fixture(scope="module")
+def letters(fonts: advnb.Dataset) -> advnb.Split:
+    return fonts.test(20)
+
+
+@pytest.fixture
+def panel(robust: nn.Module, letters: advnb.Split) -> BlindspotPanel:
+    return shown(BlindspotPanel(robust, letters, alpha=0.9, steps=5))
+
+
+def shown(panel: Panel, **params: Any) -> Any:
+    """The panel, once its picture is that of its parameters (of these, if there are any)."""
+    if params:
+        panel.submit(**params)
+    assert panel.settle(WAIT)
+    assert panel.frame is not None, panel.message.value
+    return panel
+
+
+def walk(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)
+
+
+def press(panel: Panel, text: str) -> None:
+    (found,) = (w for w in walk(panel) if isinstance(w, widgets.Button) and w.description == text)
+    found.click()
+
+
+def expected(model: nn.Module, split: advnb.Split, panel: BlindspotPanel) -> list[str]:
+    """The three rates that the panel must tell, from an attack of our own."""
+    p = panel.params
+    images = split[:12].with_x(advnb.scale_shift(split[:12].x, p["alpha"], p["beta"]))
+
+    def success(eps: float) -> str:
+        lr = max(0.01, 2.5 * eps / p["steps"])
+        attack = Attack(
+            advnb.Pixels(eps), steps=p["steps"], lr=lr, optimizer="sign", start="uniform"
+        )
+        return str(attack(model, images).success_rate("images"))
+
+    return [
+        f"accuracy: {advnb.accuracy(model, images)}",
+        f"success at {p['eps']:.3g}: {success(p['eps'])}",
+        f"at alpha x {p['eps']:.3g}: {success(p['alpha'] * p['eps'])}",
+    ]
+
+
+def assert_tells(panel: BlindspotPanel, model: nn.Module, split: advnb.Split) -> None:
+    assert panel.frame is not None
+    assert panel.frame.complete, panel.message.value
+    assert panel.frame.params == panel.params
+    assert panel.frame.png.startswith(PNG)
+    for text in expected(model, split, panel):
+        assert text in panel.frame.alt
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "eps", "steps"),
+    [(1, 0, 0.1, 5), (0.9, 0.05, 0.1, 5), (0.8, -0.1, 0.05, 8), (0.7, 0.15, 0.2, 1)],
+)
+def test_the_picture_tells_the_numbers_of_an_attack_of_our_own(
+    panel: BlindspotPanel,
+    robust: nn.Module,
+    letters: advnb.Split,
+    alpha: float,
+    beta: float,
+    eps: float,
+    steps: int,
+) -> None:
+    shown(panel, alpha=alpha, beta=beta, eps=eps, steps=steps)
+    assert [panel.params[k] for k in ("alpha", "beta", "eps", "steps")] == [alpha, beta, eps, steps]
+    assert f"alpha {alpha:g} and shifted by beta {beta:g}," in panel.frame.alt
+    assert f"step {steps} of {steps}, 12 images" in panel.message.value
+    assert_tells(panel, robust, letters)
+
+
+def test_the_first_frame_precedes_the_attack_and_only_the_last_is_complete(
+    panel: BlindspotPanel,
+    robust: nn.Module,
+    letters: advnb.Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blindspot_module, "REFRESH", -1.0)  # a frame a step
+    frames = [frame for frame in panel.frames(panel.params) if frame is not None]
+    assert "before the attack" in frames[0].alt
+    assert "n = " in frames[0].alt
+    assert [frame.complete for frame in frames] == [False] * (len(frames) - 1) + [True]
+    images = letters[:12].with_x(advnb.scale_shift(letters[:12].x, 0.9, 0))
+    attack = Attack(advnb.Pixels(0.1), steps=5, lr=0.05, optimizer="sign", start="uniform")
+    correct = advnb.models.logits(robust, images).argmax(1) == images.y
+    for state in attack.iterate(robust, images):
+        rate = advnb.stats.rate(state.success[correct])
+        for frame in frames:
+            if f"step {state.step} of 5" in frame.status:
+                assert f"success at 0.1: {rate};" in frame.alt, f"step {state.step}"
+
+
+def test_submit_refuses_an_unknown_control(panel: BlindspotPanel) -> None:
+    before = panel.params
+    with refused("gamma.*alpha, beta, eps, steps, model, data"):
+        panel.submit(alpha=0.7, gamma=1)
+    assert panel.params == before
+
+
+def test_a_control_that_moves_starts_the_attack_anew(
+    panel: BlindspotPanel, robust: nn.Module, letters: advnb.Split
+) -> None:
+    panel.controls["alpha"].value = 0.8
+    panel.controls["beta"].value = 0.1
+    shown(panel)
+    assert_tells(panel, robust, letters)
+    frame = panel.frame
+    shown(panel, alpha=0.8)  # submitted again: worked on again
+    assert panel.frame is not frame
+    assert panel.frame.alt == frame.alt
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.99, 0.9, 0.75, 0.5])
+def test_beta_stays_where_pixels_are_valid(panel: BlindspotPanel, alpha: float) -> None:
+    low, high = advnb.valid_shift(alpha)
+    for beta in (-0.25, 0.25):
+        panel.submit(alpha=0.5, beta=beta)
+        panel.submit(alpha=alpha)
+        assert panel.params["beta"] == pytest.approx(min(max(beta, low), high), abs=1e-6)
+        panel.submit(beta=beta)
+        assert panel.params["beta"] == pytest.approx(min(max(beta, low), high), abs=1e-6)
+    assert panel.controls["beta"].disabled == (alpha == 1)
+    assert shown(panel).frame.complete, "no valid (alpha, beta) is an error"
+
+
+def test_the_order_of_what_is_submitted_does_not_matter(panel: BlindspotPanel) -> None:
+    panel.submit(alpha=1.0)
+    panel.submit(beta=0.2, alpha=0.5)
+    assert (panel.params["alpha"], panel.params["beta"]) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "black", "white"),
+    [(1, 0, "0", "1"), (0.9, 0.05, "0.1", "1"), (0.8, 0, "0.1", "0.9"), (0.7, -0.15, "0", "0.7")],
+)
+def test_words_tell_the_background_and_the_strokes(
+    panel: BlindspotPanel, alpha: float, beta: float, black: str, white: str
+) -> None:
+    panel.submit(alpha=alpha, beta=beta)
+    assert f"background becomes <b>{black}</b>" in panel.words.value
+    assert f"strokes <b>{white}</b>" in panel.words.value
+    assert f"contrast {alpha:.0%}" in panel.words.value
+
+
+def test_models_and_data_are_picked_by_name(panel: BlindspotPanel) -> None:
+    assert set(advnb.zoo.names()) < set(panel.controls["model"].options)
+    names = {value for _, value in panel.controls["data"].options}
+    assert {"fonts", "fonts-easy", "fonts-moderate", "mnist", "fashion"} < names
+    shown(panel, model="fonts-cnn-normal", data="fonts-easy", beta=0.05)
+    easy = advnb.load("fonts-easy").test(12)
+    assert_tells(panel, advnb.zoo.load("fonts-cnn-normal"), easy)
+
+
+def test_the_printed_columns_are_buttons(panel: BlindspotPanel, letters: advnb.Split) -> None:
+    for alpha, beta in advnb.blindspots.columns(letters):
+        press(panel, f"({alpha:g}, {beta:g})")
+        assert (panel.params["alpha"], panel.params["beta"]) == (alpha, beta)
+    assert shown(panel).frame.params == panel.params
+
+
+def test_stop_keeps_the_picture_and_reset_goes_back(
+    panel: BlindspotPanel, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, iterate, waiting = panel.params, Attack.iterate, threading.Event()
+
+    def slow(self: Attack, *args: Any) -> Iterator[Any]:
+        for state in iterate(self, *args):
+            yield state
+            waiting.set()
+            assert gate.wait(WAIT)
+
+    monkeypatch.setattr(Attack, "iterate", slow)
+    panel.submit(alpha=0.7)
+    assert waiting.wait(WAIT)
+    picture = panel.view.value
+    press(panel, "Stop")
+    assert panel.settle(WAIT)
+    assert "Stopped" in panel.message.value
+    assert "before the attack" in panel.frame.alt
+    gate.set()
+    press(panel, "Stop")  # nothing runs: nothing happens
+    assert panel.view.value == picture
+    press(panel, "Reset")
+    assert panel.params == first
+    assert shown(panel).frame.params == first
+    assert panel.frame.complete
+
+
+def test_save_writes_the_picture_under_its_parameters(
+    panel: BlindspotPanel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown(panel, alpha=0.8, beta=0.1, eps=0.05)
+    press(panel, "Save picture")
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == panel.frame.png
+    assert path.suffix == ".png"
+    for part in ("alpha0.80", "beta0.100", "eps0.050"):
+        assert part in path.name
+    assert path.name in panel.message.value
+
+
+class Raises(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("<b>planted</b>")
+
+
+def test_an_error_is_shown_and_the_panel_goes_on(letters: advnb.Split) -> None:
+    panel = BlindspotPanel(Raises(), letters, steps=3)
+    assert panel.settle(WAIT)
+    assert panel.frame is None
+    assert 'role="alert"' in panel.message.value
+    assert "planted" in panel.message.value
+    assert "<b>" not in panel.message.value, "an error's text is no HTML"
+    shown(panel, model="fonts-cnn-adversarial")
+    assert panel.frame.complete
+    assert 'role="status"' in panel.message.value
+
+
+def test_data_that_is_not_here_is_an_error_in_the_panel(
+    panel: BlindspotPanel, unkept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: False)
+    picture = panel.view.value
+    panel.submit(data="mnist")
+    assert panel.settle(WAIT)
+    assert "MNIST is not on this machine" in panel.message.value
+    assert panel.view.value == picture
+    press(panel, "Reset")
+    assert shown(panel).frame.params == panel.params
+    assert "not on this machine" not in panel.message.value
+
+
+class Alt(HTMLParser):
+    """The tags of a page, and the alt text of its one picture."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.text = dict(attributes).get("alt")
+
+
+def test_alt_text_is_escaped(robust: nn.Module, fonts: advnb.Dataset) -> None:
+    hostile = replace(fonts, classes=tuple(f'"><script>{c}&amp;' for c in fonts.classes))
+    panel = shown(AttackPanel(robust, hostile.test(3), steps=2))
+    page = Alt(panel.view.value)
+    assert page.tags == ["img"]
+    assert page.text == panel.frame.alt
+    assert "<script>A&amp;" in panel.frame.alt
+
+
+def test_the_panel_works_on_a_copy_of_the_model(robust: nn.Module, letters: advnb.Split) -> None:
+    model = advnb.zoo.load("fonts-cnn-adversarial").train()
+    panel = shown(BlindspotPanel(model, letters, alpha=0.9, steps=3))
+    assert all(module.training for module in model.modules())
+    assert all(weight.grad is None for weight in model.parameters())
+    with torch.no_grad():
+        for weight in model.parameters():  # a training step, say
+            weight.zero_()
+    shown(panel, beta=0.05)
+    assert_tells(panel, robust, letters)
+
+
+def test_random_numbers_and_threads_of_the_kernel_are_left_alone(panel: BlindspotPanel) -> None:
+    torch.manual_seed(3)
+    alone = [torch.rand(2) for _ in range(200)]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.manual_seed(3)
+    panel.submit(alpha=0.8, steps=20)
+    beside = []
+    for _ in range(200):
+        beside.append(torch.rand(2))
+        panel.settle(0.001)
+    shown(panel)
+    assert torch.equal(torch.stack(alone), torch.stack(beside))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert torch.is_grad_enabled()
+
+
+def test_a_page_without_a_kernel_has_the_complete_picture(
+    robust: nn.Module, letters: advnb.Split
+) -> None:
+    panel = BlindspotPanel(robust, letters, alpha=0.9, steps=10)
+    bundle = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert panel.frame.complete
+    assert base64.b64decode(bundle["image/png"]) == panel.frame.png
+    assert panel.frame.png.startswith(PNG)
+    assert bundle["text/plain"] == panel.frame.alt
+    assert "after step 10 of 10" in bundle["text/plain"]
+
+
+def test_radius_and_size_come_from_data_and_profile(
+    robust: nn.Module, letters: advnb.Split
+) -> None:
+    panel = shown(BlindspotPanel(robust, letters, steps=1))
+    assert panel.params["eps"] == 0.1
+    assert "12 images" in panel.message.value, "the smoke profile's"
+    panel = shown(BlindspotPanel(robust, letters, eps=0.05, images=3, steps=1))
+    assert panel.params["eps"] == 0.05
+    assert "3 images" in panel.message.value
+    plain = advnb.Split(letters.x, letters.y)  # images from nowhere in particular
+    assert shown(BlindspotPanel(robust, plain, steps=1)).frame.complete
+
+
+# the attack panel ---------------------------------------------------------------------------------
+
+
+def assert_becomes(panel: AttackPanel, model: nn.Module, split: advnb.Split) -> None:
+    """The picture is complete, and tells what an attack of our own finds."""
+    p, frame = panel.params, panel.frame
+    one = split[p["image"]]
+    attack = Attack(
+        advnb.Pixels(p["eps"], p["norm"]), steps=p["steps"], lr=2.5 * p["eps"] / p["steps"],
+        optimizer="sign", start="zero", loss=p["loss"],
+    )  # fmt: skip
+    result = attack(model, one)
+    before, after = advnb.models.predictions(model, one), one.with_x(result.x[0])
+    assert frame.complete
+    assert frame.params == p
+    assert frame.png.startswith(PNG)
+    assert f"classified as {before[0][0]};" in frame.alt
+    assert f"it becomes {advnb.models.predictions(model, after)[0][0]}." in frame.alt
+    assert frame.status.startswith("fooled" if result.success.all() else "not fooled")
+
+
+def test_every_control_of_the_attack_panel_submits(robust: nn.Module, letters: advnb.Split) -> None:
+    panel = shown(AttackPanel(robust, letters, eps=0.1, steps=6))
+    assert_becomes(panel, robust, letters)
+    changes = {"image": 4, "eps": 0.3, "steps": 9, "norm": "l2", "loss": "margin"}
+    assert changes.keys() == panel.controls.keys()
+    for name, value in changes.items():
+        shown(panel, **{name: value})
+        assert panel.params[name] == value
+        assert_becomes(panel, robust, letters)
+    press(panel, "Reset")
+    assert panel.params == {"image": 0, "eps": 0.1, "steps": 6, "norm": "linf", "loss": "ce"}
+    assert_becomes(shown(panel), robust, letters)
+
+
+@pytest.mark.parametrize("change", [{"norm": "l2", "eps": 3.0}, {"eps": 3.0, "norm": "l2"}])
+def test_the_norm_decides_how_large_eps_may_be(
+    robust: nn.Module, letters: advnb.Split, change: dict[str, Any]
+) -> None:
+    panel = shown(AttackPanel(robust, letters, steps=3))
+    assert shown(panel, eps=3.0).params["eps"] == 0.5
+    assert shown(panel, **change).params["eps"] == 3.0
+    assert_becomes(panel, robust, letters)
+    assert shown(panel, norm="linf").params["eps"] == 0.5
+    assert_becomes(panel, robust, letters)
+
+
+def test_within_a_radius_of_0_there_is_nothing_to_search(
+    robust: nn.Module, letters: advnb.Split
+) -> None:
+    panel = shown(AttackPanel(robust, letters, steps=3), eps=0.0)
+    assert "eps is 0" in panel.message.value
+    assert panel.frame.complete
+
+
+def test_an_unknown_control_to_show_is_refused(robust: nn.Module, letters: advnb.Split) -> None:
+    with refused("no control is called 'epsilon'"):
+        AttackPanel(robust, letters, show=["image", "epsilon"])
+    panel = shown(AttackPanel(robust, letters, steps=2, show=["image"]))
+    on_page = [widget for widget in walk(panel) if widget in panel.controls.values()]
+    assert on_page == [panel.controls["image"]]
+    assert_becomes(shown(panel, eps=0.2), robust, letters)
+
+
+# all panels together ------------------------------------------------------------------------------
+
+
+def test_close_all_ends_every_thread_and_a_moved_control_wakes_its_panel(
+    panel: BlindspotPanel, robust: nn.Module, letters: advnb.Split
+) -> None:
+    other = shown(AttackPanel(robust, letters, steps=2))
+    assert len(workers()) == 2
+    close_all()
+    assert all_ended()
+    assert panel.view.value, "the picture stays"
+    panel.controls["alpha"].value = 0.8
+    shown(panel)
+    assert len(workers()) == 1
+    assert_tells(panel, robust, letters)
+    panel.close()
+    other.close()
+    assert all_ended()
+
+
+def test_a_cell_that_runs_again_replaces_its_panel(
+    robust: nn.Module, letters: advnb.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "_cell", lambda: "one")
+    first = shown(AttackPanel(robust, letters, steps=2))
+    monkeypatch.setattr(panel_module, "_cell", lambda: "another")
+    beside = shown(AttackPanel(robust, letters, steps=2))
+    monkeypatch.setattr(panel_module, "_cell", lambda: "one")
+    second = shown(BlindspotPanel(robust, letters, steps=2))
+    assert first.comm is None, "closed: gone from the page"
+    assert beside.comm is not None
+    assert second.comm is not None
+    for thread in workers():
+        thread.join(0.05 if len(workers()) == 2 else WAIT)
+    assert len(workers()) == 2

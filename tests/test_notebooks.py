@@ -1,0 +1,485 @@
+"""The notebooks: how they are built, and that each of their checks fails where it should.
+
+A new notebook with a check needs a row in BREAKS: something in the package, the model or the data
+that goes wrong, and the lines of the notebook that must then say so.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from torch import Tensor, nn
+
+import advnb
+from advnb.perturbations import Region
+from advnb.search import LOSSES, Search
+
+from .conftest import ROOT
+from .notebooks import BAR, FOLDER, VIEW, clean, navigation, prepare
+
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+NAMES = [path.stem for path in PATHS]
+CHECK = "# NBVAL_CHECK_OUTPUT"
+ABSOLUTE = re.compile(
+    r"(?<![\w.])/(home|root|tmp|usr|opt|var|mnt|Users)/|\b[A-Z]:\\|" + re.escape(str(ROOT))
+)
+SIZES = r"\.(test|train)\(\d{2,}|\b(restarts|epochs)=\d|\bsmoke\b|ADVNB_PROFILE|profile\(\)\.name"
+
+every = pytest.mark.parametrize("path", PATHS, ids=NAMES)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook: nbformat.NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def words(output: nbformat.NotebookNode) -> str:
+    """All text of an output; pictures left out."""
+    data = output.get("data", {})
+    return output.get("text", "") + "".join(v for k, v in data.items() if k.startswith("text/"))
+
+
+def committed(path: Path) -> list[str]:
+    """What the check cells of a notebook say on the page."""
+    cells = (cell for cell in code(read(path)) if CHECK in cell.source)
+    return ["".join(words(output) for output in cell.outputs) for cell in cells]
+
+
+# how a notebook is built --------------------------------------------------------------------------
+
+
+@every
+def test_a_notebook_asks_and_answers(path: Path) -> None:
+    notebook = read(path)
+    title = notebook.cells[0].source.splitlines()[0]
+    assert re.fullmatch(rf"# {path.stem[:2]} · .+\?", title), "the title is a question"
+    first, text = notebook.cells[0].source, prose(notebook)
+    for part in (r"\*\*You will\*\*", r"\*\*Before you start:\*\*", r"\*\*Time:\*\*.*\w*(sec|min)"):
+        assert re.search(part, first), f"the first cell tells {part}"
+    for part in ("**Predict", "## Exercise", "## Summary", "**Reference"):
+        assert part in text
+    hints, folded = (text.count(f"<summary>{word}</summary>") for word in ("Hint", "Solution"))
+    assert hints == folded > 0, "an exercise has a hint and a folded solution"
+    assert text.count("<details>") == text.count("</details>") == hints + folded
+
+
+@every
+def test_the_bars_and_all_links_lead_somewhere(path: Path) -> None:
+    cells = read(path).cells
+    assert cells[1].source == cells[-1].source == navigation(path.stem, NAMES)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(read(path))):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        linked = (path.parent / file).resolve()
+        assert linked.is_file(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", t).strip().lower().replace(" ", "-") for t in titles]
+            assert heading in anchors, target
+
+
+@every
+def test_a_notebook_is_executed_and_clean(path: Path) -> None:
+    notebook = read(path)
+    assert [cell.execution_count for cell in code(notebook)] == [*range(1, len(code(notebook)) + 1)]
+    assert clean(copy.deepcopy(notebook)) == notebook, "run `python -m tests.notebooks`"
+    assert [c.source for c in prepare(path, NAMES).cells] == [c.source for c in notebook.cells]
+    for output in outputs(notebook):
+        assert output.output_type != "error"
+        assert VIEW not in output.get("data", {})
+        assert not re.search(r"\d+%\|", words(output)), "a progress bar"
+        assert not ABSOLUTE.search(words(output)), "a path of the machine that ran it"
+    for cell in notebook.cells:
+        assert not ABSOLUTE.search(cell.source)
+
+
+@every
+def test_pictures_come_early_and_are_told_in_words(path: Path) -> None:
+    pictures = [
+        (position, output.data)
+        for position, cell in enumerate(code(read(path)))
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) >= 3
+    assert pictures[0][0] <= 2, "a picture by the third code cell"
+    for _, data in pictures:
+        alt = data.get("text/plain", "").removeprefix("Picture: ")
+        assert len(alt) > 20, f"{alt!r} is no description"
+        assert "<" not in alt
+
+
+@every
+def test_code_is_short_and_leaves_sizes_to_the_profile(path: Path) -> None:
+    cells = code(read(path))
+    for cell in cells:
+        assert len(cell.source.splitlines()) <= 20, cell.source
+        found = re.search(SIZES, cell.source)
+        assert not found, f"{found}: advnb.profile() decides that"
+    assert cells[-1].source == "advnb.live.close_all()"
+
+
+@every
+def test_a_notebook_checks_at_least_three_claims(path: Path) -> None:
+    cells = [cell for cell in code(read(path)) if CHECK in cell.source]
+    assert len(cells) >= 3
+    for cell in cells:
+        assert cell.source.startswith(CHECK), "visible: it is the first line"
+        assert [output.get("name") for output in cell.outputs] == ["stdout"]
+    for text in committed(path):
+        assert text.strip()
+        assert "DOES NOT HOLD" not in text
+
+
+# the tool that commits them -----------------------------------------------------------------------
+
+
+def dirty() -> nbformat.NotebookNode:
+    """A notebook as a run leaves it."""
+    view, warned = {VIEW: {"model_id": "1"}}, "/a/b.py:3: AttackWarning: flat\n  warn(text)\n"
+    kept = view | {"image/png": "abc", "text/plain": "alt"}
+    made = [
+        new_output("display_data", data=view | {"text/plain": " 50%|#####  | 1/2"}),
+        new_output("execute_result", data=kept, metadata={"image/png": {"width": 9}}),
+        new_output("display_data", data=dict(view)),
+        new_output("stream", name="stderr", text="epochs:  10%|#  | 1/10 [00:01]"),
+        new_output("stream", name="stderr", text=warned),
+        new_output("stream", name="stdout", text="82% of 10|20\n"),
+    ]
+    notebook = new_notebook(cells=[new_markdown_cell("# A?"), new_code_cell("1", outputs=made)])
+    notebook.cells[1].metadata["execution"] = {"iopub.status.busy": "now"}
+    notebook.metadata["widgets"] = {"state": {}}
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.11.2"}
+    return notebook
+
+
+def test_clean_drops_what_a_page_cannot_show_and_keeps_the_rest() -> None:
+    notebook = clean(dirty())
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert all(not cell.metadata for cell in notebook.cells)
+    picture, warned, printed = notebook.cells[1].outputs
+    assert picture.data == {"image/png": "abc", "text/plain": "alt"}
+    assert picture.metadata == {}
+    assert warned.text == "AttackWarning: flat\n"
+    assert printed.text == "82% of 10|20\n"
+    nbformat.validate(notebook)
+
+
+def test_clean_and_prepare_change_nothing_the_second_time(tmp_path: Path) -> None:
+    once = clean(dirty())
+    assert clean(copy.deepcopy(once)) == once
+    path = tmp_path / "b.ipynb"
+    nbformat.write(once, path)
+    names = ["a", "b", "c"]
+    first = prepare(path, names)
+    nbformat.write(first, path)
+    assert prepare(path, names) == first
+    assert [cell.source.startswith(BAR) for cell in first.cells] == [False, True, False, True]
+
+
+def test_the_bar_names_the_neighbours_and_the_contents() -> None:
+    names = ["a", "b", "c"]
+    contents = "[contents](../README.md#the-course)"
+    assert navigation("a", names) == f"{BAR}\n{contents} · [b →](b.ipynb)"
+    assert navigation("b", names) == f"{BAR}\n[← a](a.ipynb) · {contents} · [c →](c.ipynb)"
+    assert navigation("c", names) == f"{BAR}\n[← b](b.ipynb) · {contents}"
+    assert navigation("a", ["a"]) == f"{BAR}\n{contents}"
+
+
+# what its checks say ------------------------------------------------------------------------------
+
+
+def run(path: Path, broken: bool = False) -> list[str]:
+    """What the check cells say when the notebook runs here, top to bottom.
+
+    Where something is broken, panels are left out, and cells that cannot go on without what is
+    broken (a gallery of successes, say) are no fault: only the checks must still speak.
+    """
+    names: dict[str, Any] = {"__name__": "__main__"}
+    texts = []
+    for position, cell in enumerate(code(read(path))):
+        if broken and "advnb.live" in cell.source:
+            continue
+        printed = io.StringIO()
+        with (
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(printed),
+            redirect_stderr(io.StringIO()),
+        ):
+            try:
+                exec(compile(cell.source, f"{path.name}, cell {position + 1}", "exec"), names)
+            except Exception as error:
+                if not broken:
+                    raise
+                print(f"{type(error).__name__}: {error}")
+        if CHECK in cell.source:
+            texts.append(printed.getvalue())
+    return texts
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: False)
+
+
+@every
+def test_a_run_says_what_is_committed(path: Path) -> None:
+    assert run(path) == committed(path)
+
+
+@every
+def test_a_run_without_data_says_the_same(path: Path, unkept: Path) -> None:
+    if "offline=" not in "".join(cell.source for cell in code(read(path))):
+        pytest.skip("needs no data but FONTS")
+    assert run(path) == committed(path)
+
+
+Patch = pytest.MonkeyPatch
+
+
+def outside_the_ball(patch: Patch) -> None:
+    patch.setattr(Region, "project_", lambda self, code: code)
+
+
+def only_linf_is_projected(patch: Patch) -> None:
+    patch.setattr(Region, "project_", lambda self, code: code.clamp_(self.low, self.high))
+
+
+def rounding_outward(patch: Patch) -> None:
+    patch.setattr(torch, "nextafter", lambda at, towards: at)
+
+
+def search_that_stays_at_its_start(patch: Patch) -> None:
+    patch.setattr(Search, "_update", lambda *_: None)
+
+
+def success_turned_round(patch: Patch) -> None:
+    finish = Search.finish
+
+    def inverted(self: Search) -> tuple[Tensor, Tensor, Tensor]:
+        kept, fooled, first = finish(self)
+        return kept, ~fooled, first
+
+    patch.setattr(Search, "finish", inverted)
+
+
+def result_without_the_images_found(patch: Patch) -> None:
+    patch.setattr(Search, "current", lambda self: self.split.x.clone())
+
+
+def images_counted_that_were_wrong_before(patch: Patch) -> None:
+    rate, of_pairs = advnb.stats.rate, advnb.AttackResult.success_rate
+
+    def wrong(self: advnb.AttackResult, over: str = "pairs") -> advnb.Rate:
+        if over == "pairs":
+            return of_pairs(self)
+        return rate((self.success & self.correct).any(0))
+
+    patch.setattr(advnb.AttackResult, "success_rate", wrong)
+
+
+def loss_whose_name_lies(patch: Patch) -> None:
+    patch.setitem(LOSSES, "margin", LOSSES["ce"])
+
+
+def both_names_one_model(patch: Patch) -> None:
+    load = advnb.zoo.load
+    patch.setattr(advnb.zoo, "load", lambda name: load(name.replace("adversarial", "normal")))
+
+
+class Around(nn.Module):
+    """A model of the zoo with something done to its output."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.model(x))
+
+
+def around(patch: Patch, change: Callable[[Tensor], Tensor]) -> None:
+    load = advnb.zoo.load
+    patch.setattr(advnb.zoo, "load", lambda name: Around(load(name), change).eval())
+
+
+def model_that_knows_one_class(patch: Patch) -> None:
+    around(patch, lambda output: output * 0.001 + torch.arange(10.0, 0, -1))
+
+
+def model_that_answers_at_random(patch: Patch) -> None:
+    stream = torch.Generator().manual_seed(0)
+    around(patch, lambda output: output + 100 * torch.randn(output.shape, generator=stream))
+
+
+def transform(patch: Patch, change: Callable[[Tensor, float, float], Tensor]) -> None:
+    patch.setattr(advnb, "scale_shift", change)
+    patch.setattr(advnb.blindspots, "scale_shift", change)
+
+
+def transform_that_does_nothing(patch: Patch) -> None:
+    transform(patch, lambda x, alpha, beta: x)
+
+
+def transform_of_pixels_read_from_0_to_1(patch: Patch) -> None:
+    transform(patch, lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1))
+
+
+def transform_that_leaves_nothing_to_see(patch: Patch) -> None:
+    transform(patch, lambda x, alpha, beta: x if alpha == 1 else torch.full_like(x, 0.5))
+
+
+def shift_half_as_wide(patch: Patch) -> None:
+    patch.setattr(advnb, "valid_shift", lambda alpha: (-(1 - alpha) / 4, (1 - alpha) / 4))
+
+
+BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
+    (
+        "00_start_here",
+        outside_the_ball,
+        ["no pixel moved by more than eps"],
+    ),
+    (
+        "00_start_here",
+        search_that_stays_at_its_start,
+        ["the attack fools more images than noise"],
+    ),
+    (
+        "00_start_here",
+        model_that_knows_one_class,
+        ["the attack fools more images than noise"],
+    ),
+    (
+        "00_start_here",
+        success_turned_round,
+        ["the model misreads every image that counts", "the attack fools more images than noise"],
+    ),
+    (
+        "00_start_here",
+        result_without_the_images_found,
+        ["the model misreads every image that counts"],
+    ),
+    (
+        "01_adversarial_examples",
+        outside_the_ball,
+        ["every change is within its radius"],
+    ),
+    (
+        "01_adversarial_examples",
+        only_linf_is_projected,
+        ["every change is within its radius"],
+    ),
+    (
+        "01_adversarial_examples",
+        rounding_outward,
+        ["every change is within its radius"],
+    ),
+    (
+        "01_adversarial_examples",
+        both_names_one_model,
+        ["the normal model is fooled more often"],
+    ),
+    (
+        "01_adversarial_examples",
+        images_counted_that_were_wrong_before,
+        ["counting images never gives less"],
+    ),
+    (
+        "01_adversarial_examples",
+        model_that_answers_at_random,
+        ["masking changed no prediction"],
+    ),
+    (
+        "01_adversarial_examples",
+        loss_whose_name_lies,
+        ["another loss breaks the masked model"],
+    ),
+    (
+        "08_blindspots",
+        shift_half_as_wide,
+        ["beta in [-0.15, 0.15]"],
+    ),
+    (
+        "08_blindspots",
+        transform_that_does_nothing,
+        ["background from 0.00 to 0.30", "makes the attack succeed more often"],
+    ),
+    (
+        "08_blindspots",
+        transform_of_pixels_read_from_0_to_1,
+        ["background from 0.00 to 0.30"],
+    ),
+    (
+        "08_blindspots",
+        both_names_one_model,
+        ["makes the attack succeed more often"],
+    ),
+    (
+        "08_blindspots",
+        transform_that_leaves_nothing_to_see,
+        ["at most one image in ten is lost"],
+    ),
+    (
+        "08_blindspots",
+        success_turned_round,
+        ["less contrast never means less success", "makes the attack succeed more often"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "claims"),
+    BREAKS,
+    ids=[f"{name[:2]}-{spoil.__name__}" for name, spoil, _ in BREAKS],
+)
+def test_a_check_fails_where_it_should(
+    name: str, spoil: Callable, claims: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FOLDER / f"{name}.ipynb"
+    before = committed(path)
+    spoil(monkeypatch)
+    after = run(path, broken=True)
+    for claim in claims:
+        ((number, line),) = (
+            (number, line)
+            for number, text in enumerate(before)
+            for line in text.splitlines()
+            if claim in line
+        )
+        lines = after[number].splitlines()
+        assert line not in lines
+        if line.startswith("holds:"):
+            assert line.replace("holds:", "DOES NOT HOLD:", 1) in lines
+        assert "Error" not in after[number]
+
+
+@every
+def test_every_check_has_a_break(path: Path) -> None:
+    claims = [claim for name, _, claims in BREAKS for claim in claims if name == path.stem]
+    for text in committed(path):
+        for line in text.splitlines():
+            assert any(claim in line for claim in claims), f"nothing breaks {line!r}"
