@@ -87,7 +87,7 @@ def gallery(
     images = list(rows.values())
     n, (h, w) = len(images[0]), images[0].shape[2:]
     extra = 0.3 if captions else 0.0
-    margin = 0.3 + 0.09 * max(map(len, rows))  # for the names on the left
+    margin = 0.5 + 0.11 * max(map(len, rows))  # for the names on the left
     figure = Picture(margin + 0.85 * n, len(rows) * (0.85 * h / w + extra) + 0.35, alt)
     grid = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (label, row) in zip(grid, rows.items()):

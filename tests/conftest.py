@@ -23,6 +23,8 @@ os.environ["ADVNB_DATA"] = os.pathsep.join(
 )
 os.environ["ADVNB_CACHE"] = CACHE.name
 os.environ["ADVNB_PROFILE"] = "smoke"
+# one thread a process: a second one on a busy core costs far more than it brings
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 settings.register_profile(

@@ -39,10 +39,12 @@ def _output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
         bar = set(output.data) == {"text/plain"} and re.search(r"\d+%\|", output.data["text/plain"])
         return output if output.data and not bar else None
     if output.output_type == "stream":
-        if re.search(r"\d+%\|", output.text):  # a progress bar
-            return None
+        lines = re.split(r"(?<=[\r\n])", output.text)
+        output.text = "".join(line for line in lines if not re.search(r"\d+%\|", line))  # bars
         # warnings: keep what they say, not where the file lies
-        output.text = re.sub(r"^.*?(\w+Warning: .*)\n(?:  .*\n)?", r"\1\n", output.text, flags=re.M)
+        path = r"^.*?(\w+Warning: .*)(?:\n|$)(?:  .*(?:\n|$))?"
+        output.text = re.sub(path, r"\1\n", output.text, flags=re.M)
+        return output if output.text.strip() else None
     return output
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,6 +16,7 @@ from .. import zoo
 from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
 from ..data import TITLES, load
+from ..files import write
 from ..models import logits, predictions
 from ..perturbations import Pixels
 from ..profiles import profile
@@ -45,7 +47,9 @@ class BlindspotPanel(Panel):
         steps: int = 40,
         images: int | None = None,
     ) -> None:
-        self._images = images or profile().panel
+        self._images = profile().panel if images is None else images
+        if self._images < 1:
+            raise ValueError(f"a panel needs at least one image; got images={images}")
         # the thread's own copy: somebody may train the model while the panel attacks it
         mine = copy.deepcopy(model).eval()
         self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): mine, (MINE, "data"): split}
@@ -53,7 +57,7 @@ class BlindspotPanel(Panel):
         self.controls = {
             "alpha": slider("alpha", float(alpha), 0.5, 1.0, 0.01),
             "beta": slider("beta", float(beta), -0.25, 0.25, 0.005),
-            "eps": slider("eps", float(eps or radius(split)), 0.005, 0.5, 0.005),
+            "eps": slider("eps", float(radius(split) if eps is None else eps), 0.005, 0.5, 0.005),
             "steps": slider("steps", int(steps), 1, 100, 1),
             "model": widgets.Dropdown(options=[MINE, *zoo.names()], description="model"),
             "data": widgets.Dropdown(
@@ -99,7 +103,7 @@ class BlindspotPanel(Panel):
             beta.value = min(max(beta.value, low), high)
             if self._on_page:
                 beta.min, beta.max = low, high
-        black = (1 - alpha) / 2 + self.params["beta"]
+        black = round((1 - alpha) / 2 + self.params["beta"], 6) + 0.0
         white = alpha + black
         self.words.value = (
             f"The black background becomes <b>{black:.3g}</b>, the white strokes "
@@ -108,15 +112,11 @@ class BlindspotPanel(Panel):
 
     def save(self, *_: Any) -> None:
         """Write the present picture to the working folder, named after its parameters."""
-        from pathlib import Path
-
-        from .files import write
-
         frame = self.frame
         if frame is None:
             return
-        p = frame.params
-        path = Path(f"blindspot_alpha{p['alpha']:.2f}_beta{p['beta']:.3f}_eps{p['eps']:.3f}.png")
+        told = "_".join(f"{name}-{value}" for name, value in frame.params.items() if value != MINE)
+        path = Path(f"blindspot_{told}.png")
         write(path, lambda temporary: temporary.write_bytes(frame.png))
         self._say(f"Saved as {path}")
 
@@ -161,12 +161,12 @@ class BlindspotPanel(Panel):
         searches = [self._attack(radius, steps).iterate(model, images) for radius in radii]
         states: list[State] = [next(search) for search in searches]
         drawn = time.monotonic()
-        for done in range(1, steps + 1):  # noqa: B007 (frame() reads it)
+        for done in range(1, steps + 1):
             yield None
-            if time.monotonic() - drawn > REFRESH:
+            states = [next(search, state) for search, state in zip(searches, states)]
+            if done < steps and time.monotonic() - drawn > REFRESH:
                 yield frame(states[0], states[-1])
                 drawn = time.monotonic()
-            states = [next(search, state) for search, state in zip(searches, states)]
         yield frame(states[0], states[-1])
 
     def _attack(self, eps: float, steps: int) -> Attack:

@@ -96,11 +96,11 @@ class BlindspotFigure(LiveFigure):
             ]
             for i in range(2)
         ]
-        chart = self.figure.add_axes((0.885, 0.14, 0.1, 0.72))
+        chart = self.figure.add_axes((0.875, 0.14, 0.095, 0.72))
         colours = [COLOURS[key] for key in ("accuracy", "success", "success_scaled")]
         self.bars = chart.barh(range(3), [0, 0, 0], color=colours, height=0.6)
         self.intervals = [chart.plot([0, 0], [i, i], color="#222222", lw=2)[0] for i in range(3)]
-        self.marks = chart.plot([], [], **PRINTED)[0]
+        self.marks = chart.plot([], [], clip_on=False, **PRINTED)[0]
         self.names = [
             chart.text(-0.08, i, "", ha="right", va="center", fontsize=9) for i in range(3)
         ]

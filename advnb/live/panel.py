@@ -8,6 +8,7 @@ kernel runs, the panel's last complete picture stands in its place.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import torch
+from traitlets import TraitError
 
 Params = dict[str, Any]
 REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
@@ -49,6 +51,7 @@ class Runner:
     ) -> None:
         self._job, self._show = job, show
         self._news = threading.Condition()
+        self._working = threading.Lock()  # a thread that was closed may still finish a frame
         self._pending: Params | None = None
         self._generation = 0  # of the newest post; a frame of an older one is never shown
         self._busy = False
@@ -95,12 +98,14 @@ class Runner:
                     return
                 params, self._pending, generation = self._pending, None, self._generation
             assert params is not None
-            try:
-                for frame in self._job(params):
-                    if not self._publish(frame, generation):
-                        break
-            except Exception as error:  # a panel shows its errors: a thread's would be lost
-                self._publish(error, generation)
+            with self._working:
+                try:
+                    for frame in self._job(params):
+                        if not self._publish(frame, generation):
+                            break
+                except Exception as error:  # a panel shows its errors: a thread's would be lost
+                    with contextlib.suppress(Exception):
+                        self._publish(error, generation)
             with self._news:
                 if generation == self._generation:
                     self._busy = False
@@ -117,7 +122,6 @@ class Runner:
 
 
 _open: weakref.WeakSet[Panel] = weakref.WeakSet()
-_by_cell: weakref.WeakValueDictionary[str, Panel] = weakref.WeakValueDictionary()
 
 
 def close_all() -> None:
@@ -142,12 +146,11 @@ class Panel(widgets.VBox):
         super().__init__([*rows, self.message, self.view])
         for control in self.controls.values():
             control.observe(self._changed, "value")
+        self._cell = cell, run = _cell()
+        for panel in list(_open):  # the cell runs again: what it made last time is replaced
+            if cell is not None and panel._cell[0] == cell and panel._cell[1] != run:
+                panel.close()
         _open.add(self)
-        cell = _cell()
-        if cell is not None:  # the cell runs again: its old panel is replaced
-            if cell in _by_cell:
-                _by_cell[cell].close()
-            _by_cell[cell] = self
         self._changed()
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
@@ -164,21 +167,31 @@ class Panel(widgets.VBox):
         return {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
 
     def submit(self, **params: Any) -> None:
-        """Set controls by name, all at once, and start on the result."""
+        """Set controls by name, all at once, and start on the result.
+
+        A number outside a slider's range is brought to its end. ValueError for a name or a
+        choice that does not exist: nothing is changed then.
+        """
         unknown = set(params) - set(self.controls)
         if unknown:
             raise ValueError(
                 f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
             )
-        self._quiet = True
+        before, self._quiet = self.params, True
         try:
-            for name, value in params.items():
-                self.controls[name].value = value
-                self.constrain()
+            self._set(params)
+        except TraitError as error:
+            self._set(before)
+            raise ValueError(f"{params} cannot be set: {str(error).splitlines()[0]}") from None
         finally:
             self._quiet = False
         self._posted = {}  # start again even where nothing has changed
         self._changed()
+
+    def _set(self, params: Params) -> None:
+        for name, value in [*params.items()] * 2:  # twice: a range may follow another control
+            self.controls[name].value = value
+            self.constrain()
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until the picture belongs to the present parameters; False after `timeout` s."""
@@ -195,7 +208,8 @@ class Panel(widgets.VBox):
 
     def close(self) -> None:
         """End the thread and take the panel off the page."""
-        self.runner.close()
+        if hasattr(self, "runner"):  # not where __init__ was refused
+            self.runner.close()
         _open.discard(self)
         super().close()
 
@@ -236,14 +250,15 @@ class Panel(widgets.VBox):
         return bundle
 
 
-def _cell() -> str | None:
-    """The id of the notebook cell that is running, where a front end tells it."""
+def _cell() -> tuple[str | None, str | None]:
+    """The ids of the notebook cell that is running and of this run, where a front end tells."""
     try:
         from IPython import get_ipython
 
-        return get_ipython().get_parent()["metadata"]["cellId"]
+        parent = get_ipython().get_parent()
+        return parent["metadata"]["cellId"], parent["header"]["msg_id"]
     except (ImportError, AttributeError, KeyError, TypeError):
-        return None
+        return None, None
 
 
 def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
