@@ -87,7 +87,7 @@ class Attack:
         for restart in range(self.restarts):
             search = self._search(model, split, restart)
             for step in search.run():
-                yield search.state(step)
+                yield search.state(step, split)
 
     def adversarial(self, model: nn.Module, split: Split) -> Tensor:
         """Adversarial images [N, C, H, W] from one start, for training: no checks, no result."""

@@ -59,7 +59,7 @@ class Search:
         quiet: bool,
     ) -> None:
         self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
-        self.split = self.live = split
+        self.live = split
         self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
         self.region: Region = attack.set.region(split)
         self.code = self.region.start(attack.start, stream)
@@ -111,11 +111,12 @@ class Search:
         kept[self.rows[self.left]] = self.code[self.left]
         return kept
 
-    def state(self, step: int) -> State:
-        return State(
-            step, self.restart, self.loss.clone(), self.fooled.clone(),
-            self.current(), self.attack.set, self.split,
-        )  # fmt: skip
+    def state(self, step: int, split: Split) -> State:
+        """A copy of the search as it stands, on the device of `split`, the caller's own."""
+        home = split.y.device
+        loss, fooled = self.loss.clone().to(home), self.fooled.clone().to(home)
+        code = self.current().to(home)
+        return State(step, self.restart, loss, fooled, code, self.attack.set, split)
 
     def _evaluate(self, step: int, chunk: slice, differentiate: bool) -> Tensor | None:
         """Record the chunk's iterate; the gradient of its loss with respect to its codes.
