@@ -83,9 +83,11 @@ class Split:
             else:
                 assert self.dataset is not None
                 assert self.dataset.manifold is not None
-                assert self.z is not None
+                manifold, n = self.dataset.manifold, 5000  # at a time: grids are larger than images
+                parts = [self[start : start + n] for start in range(0, len(self), n)]
                 with torch.no_grad():
-                    self._x = self.dataset.manifold.decode(self.z, self)
+                    images = [manifold.decode(manifold.encode(part), part) for part in parts]
+                self._x = torch.cat(images)
         return self._x
 
     def with_x(self, x: Tensor) -> Split:

@@ -6,6 +6,7 @@ A cleaned notebook keeps text and PNG. Views of widgets go (without a kernel a p
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import sys
@@ -67,6 +68,19 @@ def prepare(path: Path, names: list[str]) -> nbformat.NotebookNode:
     return notebook
 
 
+# the README's pictures: (notebook, what the cell's source contains) -> file
+PICTURES = {("08_blindspots", "plots.columns("): "blindspot_table.png"}
+
+
+def keep_picture(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Write the outputs that the README shows into notebooks/pictures."""
+    for (book, source), file in PICTURES.items():
+        for cell in notebook.cells if book == name else ():
+            for output in cell.get("outputs", ()) if source in cell.source else ():
+                png = base64.b64decode(output.data["image/png"])
+                (FOLDER / "pictures" / file).write_bytes(png)
+
+
 def main(chosen: list[str]) -> None:
     """Execute and clean the notebooks whose names contain one of `chosen`; all without any."""
     os.environ.setdefault("ADVNB_PROFILE", "course")
@@ -79,6 +93,7 @@ def main(chosen: list[str]) -> None:
         began = time.monotonic()
         NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": FOLDER}}).execute()
         nbformat.write(clean(notebook), path)
+        keep_picture(notebook, path.stem)
         print(f"{path.name}: {time.monotonic() - began:.0f} s")
 
 

@@ -243,7 +243,7 @@ class Panel(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the first complete picture for pages where nothing is live."""
         bundle = dict(super()._repr_mimebundle_(**kwargs) or {})
-        self.settle(60)
+        self.settle(20)
         if self.frame is not None:
             bundle["image/png"] = base64.b64encode(self.frame.png).decode()
             bundle["text/plain"] = self.frame.alt
