@@ -97,9 +97,16 @@ class Page:
         self.errors: list[str] = []
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        self.page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+        for attempt in (1, 2, 3):  # a cold first start can miss the kernel's first status
+            self.errors.clear()
+            self.page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset")
+            try:
+                self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+                self.page.wait_for_selector("text=/\\| Idle/", timeout=40_000)
+                return
+            except playwright.TimeoutError:
+                if attempt == 3:
+                    raise
 
     def _console(self, message: playwright.ConsoleMessage) -> None:
         if message.type == "error" and "Failed to load resource" not in message.text:
