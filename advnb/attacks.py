@@ -10,12 +10,13 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .models import BATCH, device_of, lent, logits, probe
+from .models import BATCH, checked, device_of, lent, logits, probe
 from .perturbations import STARTS, PerturbationSet, Start, norms
 from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
 from .splits import Split
@@ -57,17 +58,17 @@ class Attack:
             value = getattr(self, name)
             if name == "batch_size" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number >= {least}; got {value!r}")
-        if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
+        if not isinstance(self.lr, Real) or isinstance(self.lr, bool) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number; got {self.lr!r}")
         choices = {"optimizer": ("adam", "sign"), "start": STARTS, "keep": ("first", "strongest")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
-        if not callable(self.loss) and self.loss not in LOSSES:
+        if not callable(self.loss) and str(self.loss) not in LOSSES:
             raise ValueError(f'loss must be "ce", "margin" or a function; got {self.loss!r}')
-        if not hasattr(self.set, "region"):
+        if isinstance(self.set, type) or not hasattr(self.set, "region"):
             raise ValueError(f"set must be a perturbation set, Pixels(0.3) say; got {self.set!r}")
 
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
@@ -146,6 +147,13 @@ class AttackResult:
         hits = self.success[:, self.correct]
         return rate(hits if over == "pairs" else hits.any(0))
 
+    def success_by_step(self) -> list[float]:
+        """Success rates over pairs after 0, 1, ... steps: one run tells them all, as every image
+        remembers its first fooling step."""
+        first = self.first_success_step[:, self.correct].flatten()
+        steps = range(self.attack.steps + 1)
+        return [((first >= 0) & (first <= k)).float().mean().item() for k in steps]
+
     def mean_distance(self) -> float:
         """Mean norm of successful changes of correctly classified images (S Fig. 8), in the norm
         of the set; NaN where there is none."""
@@ -162,6 +170,7 @@ class AttackResult:
 
 def check(model: nn.Module, split: Split) -> None:
     """Warn about what would make an attack's numbers meaningless; raise where they cannot be."""
+    checked(model, split)
     if model.training:
         warn("the model is in train mode; it is attacked in eval mode and given back as it was")
     output, x = probe(model, split), split[:8].x.to(device_of(model))

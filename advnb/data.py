@@ -85,6 +85,10 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
     this machine nor to be downloaded. Raises ValueError for an unknown name, DamagedFileError
     for an unusable file, ConnectionError where a download fails.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"a data set is named by a string or a path; got {name!r:.60}")
+    if offline is not None and offline not in TITLES:
+        raise ValueError(f"offline must name a data set, 'fonts' say; got {offline!r:.60}")
     path = Path(name)
     if path.suffix == ".npz":
         if not path.is_file():
@@ -195,6 +199,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _download(name: str, path: Path) -> Path:
     """Fetch a set through torchvision (which shows bars and checks MD5 sums), keep it as .npz."""
+    import shutil
+    import socket
     import tempfile
 
     import torchvision
@@ -206,17 +212,27 @@ def _download(name: str, path: Path) -> Path:
     )
     if not _reachable(kind.mirrors):
         raise failed
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        try:
-            parts = {p: kind(folder, train=p == "train", download=True) for p in ("train", "test")}
-        except (OSError, RuntimeError) as error:
-            raise failed from error
+    patience = socket.getdefaulttimeout()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=path.parent)
+    except OSError as error:
+        raise ConnectionError(
+            f"{path.parent} cannot be written, so nothing is downloaded"
+        ) from error
+    try:
+        socket.setdefaulttimeout(TIMEOUT)  # a server that falls silent is no network either
+        parts = {p: kind(folder, train=p == "train", download=True) for p in ("train", "test")}
         arrays = {}
         for part, images in parts.items():
             arrays[f"{part}_x"] = np.asarray(images.data, np.uint8)
             arrays[f"{part}_y"] = np.asarray(images.targets, np.int64)
         return write(path, lambda temporary: fonts._savez(temporary, arrays))
+    except (OSError, RuntimeError) as error:
+        raise failed from error
+    finally:
+        socket.setdefaulttimeout(patience)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reachable(addresses: list[str]) -> bool:

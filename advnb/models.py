@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,11 +139,28 @@ def lent(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
         try:
             model.eval()
             if main and seed is not None:
-                torch.manual_seed(seed)
+                seed_device(device, seed)
             yield model
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the CPU's generator and the device's own, and no other device's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def checked(model: Any, split: Any) -> None:
+    """ValueError unless the two are a model and a split."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
+    if not isinstance(split, Split):
+        hint = ", use its .train(n) or .test(n)" if hasattr(split, "test") else ""
+        raise ValueError(f"a Split is needed{hint}; got {type(split).__name__}")
 
 
 def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
@@ -151,14 +169,16 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     Raises ValueError where the model cannot read such images, where its output is not
     [N, classes] or not finite, and where a label is out of range.
     """
+    checked(model, split)
     x = split[:n].x.to(device_of(model))
     with lent(model), torch.no_grad():
         try:
             output = model(x)
         except (RuntimeError, TypeError) as error:
             size = "x".join(map(str, x.shape[1:]))
-            why = str(error).splitlines()[0]
-            raise ValueError(f"the model cannot read {x.dtype} images of {size}: {why}") from None
+            why = str(error).splitlines()[0].partition(":")[2] or str(error).splitlines()[0]
+            why = "" if "mat1" in why or "addmm" in why else f":{why}"
+            raise ValueError(f"the model cannot read {x.dtype} images of {size}{why}") from None
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         what = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"a model must return logits [{len(x)}, classes]; this one gave {what}")
@@ -179,6 +199,8 @@ def finite(output: Tensor) -> Tensor:
 def logits(model: nn.Module, split: Split, batch_size: int = BATCH) -> Tensor:
     """The model's outputs for a split, [N, classes], on the split's device, without gradients."""
     probe(model, split)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number >= 1; got {batch_size!r}")
     parts = []
     with lent(model), torch.no_grad():
         for start in range(0, len(split), batch_size):

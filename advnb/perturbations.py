@@ -8,6 +8,7 @@ searches the image itself; other sets search a code.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, Protocol
 
 import torch
@@ -56,7 +57,7 @@ class Pixels:
 
 def check_radius(name: str, value: float, norm: str) -> None:
     """ValueError unless `value` is a positive number and `norm` one of the two."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1e6:
         raise ValueError(f"{name} must be a positive number; got {value!r}")
     if norm not in ("linf", "l2"):
         raise ValueError(f'norm must be "linf" or "l2"; got {norm!r}')

@@ -71,6 +71,10 @@ class Recipe:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number >= 1; got {self.batch_size!r}")
+        if not isinstance(self.warmup, int | float) or self.warmup < 0:
+            raise ValueError(f"warmup must be a number of epochs >= 0; got {self.warmup!r}")
         shares = [part.share for part in self.parts]
         if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1):
             raise ValueError(f"the parts' shares must be positive and sum to 1; got {shares}")
@@ -104,6 +108,8 @@ def adversarial(
     The attack trains with one start and `keep`, whatever its own say: "strongest" is S's main
     variant, "first" its weak one (every image stops at its first flip).
     """
+    if not isinstance(attack, Attack):
+        raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {attack!r:.60}")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1]; got {fraction}")
     attacked = Part(fraction, replace(attack, keep=keep, restarts=1))

@@ -126,6 +126,13 @@ class Search:
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
         output = finite(self.model(self.attack.set.decode(code, part)))
         losses = self.score(output, part.y)
+        if step == 0 and (losses.shape != part.y.shape or losses.requires_grad != differentiate):
+            raise ValueError(
+                f"the loss must return one number per image, {list(part.y.shape)}, and keep the "
+                f"way back to the image; it returned {list(losses.shape)}"
+            )
+        if not losses.isfinite().all():
+            raise ValueError("the loss is NaN or infinite: check the loss function")
         self.record(step, chunk, losses.detach().float(), output.detach().argmax(1) != part.y)
         return torch.autograd.grad(losses.sum(), code)[0] if differentiate else None
 

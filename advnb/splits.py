@@ -38,6 +38,8 @@ class Split:
         if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
             what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"x must be a float tensor [N, C, H, W]; got {what}")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x holds images of no pixels: {list(x.shape)}")
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
             what = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"y must be int64 [{len(x)}], one label an image; got {what}")
@@ -90,6 +92,14 @@ class Split:
                 self._x = torch.cat(images)
         return self._x
 
+    def content(self) -> dict[str, Tensor]:
+        """What tells this split from another: pixels, or the codes that they are decoded from."""
+        if self._x is None and self._gather is None:
+            assert self.z is not None
+            assert self.font is not None
+            return {"z": self.z, "font": self.font, "y": self.y}
+        return {"x": self.x, "y": self.y}
+
     def with_x(self, x: Tensor) -> Split:
         """The same labels, codes and order with other images (transformed ones, say)."""
         return Split(x, self.y, z=self.z, font=self.font, dataset=self.dataset)
@@ -105,10 +115,18 @@ class Split:
 
     def __getitem__(self, key: int | slice | Tensor | np.ndarray | list) -> Split:
         rows: slice | Tensor
-        if isinstance(key, slice):
+        if isinstance(key, slice) and (key.step or 1) > 0:
             rows = key
         else:
-            rows = torch.as_tensor(key)
+            positions = list(range(len(self))[key]) if isinstance(key, slice) else key
+            try:
+                rows = torch.as_tensor(positions)
+            except (TypeError, ValueError, RuntimeError):
+                rows = torch.empty(0)
+            if rows.ndim > 1 or (rows.is_floating_point() and len(rows)) or rows.is_complex():
+                raise IndexError(f"a split is indexed by whole numbers or a mask; got {key!r:.60}")
+            if rows.is_floating_point():
+                rows = rows.long()  # an empty list
             if rows.ndim == 0 and rows.dtype != torch.bool:
                 rows = rows[None]
             if rows.dtype == torch.bool and len(rows) != len(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -78,7 +79,12 @@ def verdict(claim: str, holds: bool | Tensor) -> str:
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator decided by whole numbers: the same key, the same stream, on any device."""
+    if not all(isinstance(k, Integral) for k in key):
+        raise ValueError(f"a seed must be a whole number; got {key!r}")
     # a length and two words a number: else (7) and (7, 0), or 2**32 and (0, 1), would be one key
-    words = [len(key), *(word for k in key for word in (k & 0xFFFFFFFF, (k >> 32) & 0xFFFFFFFF))]
+    words = [
+        len(key),
+        *(word for k in key for word in (int(k) & 0xFFFFFFFF, (int(k) >> 32) & 0xFFFFFFFF)),
+    ]
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

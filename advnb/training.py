@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .files import DamagedFileError, digest, load_tensors, save_tensors
-from .models import device_of, finite, probe
+from .models import device_of, finite, probe, seed_device
 from .recipes import Recipe
 from .splits import Split
 from .stats import generator
@@ -44,7 +44,13 @@ def fit(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a whole number >= 1; got {epochs!r}")
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"fit needs a Recipe, recipes.normal() say; got {recipe!r:.60}")
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise ValueError(f"checkpoint must name a file; {checkpoint} is a folder")
     probe(model, split)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameter to train: none has requires_grad")
     batches = math.ceil(len(split) / recipe.batch_size)
     total = epochs * batches
     parameters = list(model.parameters())
@@ -65,7 +71,7 @@ def fit(
                     order = torch.randperm(len(split), generator=generator(seed, 0, epoch))
                 position = torch.arange(recipe.batch_size) + number * recipe.batch_size
                 batch = split[order[position % len(split)]].to(device)
-                torch.manual_seed(_draw(seed, 1, step))  # for dropout and its like
+                seed_device(device, _draw(seed, 1, step))  # for dropout and its like
                 now = epoch + number / batches
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.schedule(now, epochs)
@@ -134,8 +140,7 @@ class _Checkpoint:
         self.model, self.optimizer, self.saved = model, optimizer, time.monotonic()
         self.parameters = list(model.parameters())
         if self.path is not None:
-            images = split.x if split.z is None else split.z
-            parts = {"images": images, "labels": split.y, **model.state_dict(prefix="model.")}
+            parts = {**split.content(), **model.state_dict(prefix="model.")}
             told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
             self.fingerprint = f"{digest(parts)} {told} epochs={epochs} seed={seed}"
 

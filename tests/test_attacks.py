@@ -286,6 +286,15 @@ def test_mean_distance_by_hand(norm: str, looked: tuple) -> None:
     assert result.mean_distance() == pytest.approx(sum(sizes) / len(sizes), rel=1e-5)
 
 
+def test_success_by_step_is_the_rate_of_shorter_attacks(looked: tuple) -> None:
+    model, split, attack, _ = looked
+    by_step = attack(model, split).success_by_step()
+    assert len(by_step) == attack.steps + 1
+    for steps in (0, 1, attack.steps):
+        shorter = replace(attack, steps=steps)(model, split).success_rate()
+        assert by_step[steps] == pytest.approx(shorter.value, abs=1e-6)
+
+
 def test_nothing_fooled_and_nothing_right(trained: nn.Module, fonts: advnb.Dataset) -> None:
     split = fonts.test(40)
     with torch.no_grad():

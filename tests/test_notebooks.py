@@ -308,7 +308,8 @@ def success_turned_round(patch: Patch) -> None:
 
 
 def result_without_the_images_found(patch: Patch) -> None:
-    patch.setattr(Search, "current", lambda self: self.split.x.clone())
+    unmoved = property(lambda self: self.split.x.expand(len(self.success), *self.split.x.shape))
+    patch.setattr(advnb.AttackResult, "x", unmoved)
 
 
 def images_counted_that_were_wrong_before(patch: Patch) -> None:
@@ -426,7 +427,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "01_adversarial_examples",
         images_counted_that_were_wrong_before,
-        ["any start fools at least", "counting by hand"],
+        ["counting by hand"],
     ),
     (
         "01_adversarial_examples",

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from torch import Tensor, nn
 
 from ..attacks import Attack
-from ..models import logits
+from ..models import checked, logits
 from ..perturbations import Pixels
 from ..splits import Split
 from .figures import AttackFigure
@@ -36,15 +36,17 @@ class AttackPanel(Panel):
         steps: int = 40,
         show: Sequence[str] = ("image", "eps", "steps", "norm", "loss"),
     ) -> None:
+        checked(model, split)
         self._model, self._split = copy.deepcopy(model).eval(), split
         self._artist = AttackFigure(11, 3.2)
         self.controls = {
-            "image": slider("image", int(image), 0, len(split) - 1, 1),
+            "image": slider("image", int(image), 0, max(len(split) - 1, 1), 1),
             "eps": slider("eps", float(eps), 0.0, 0.5, 0.005),
             "steps": slider("steps", int(steps), 1, 100, 1),
             "norm": widgets.Dropdown(options=["linf", "l2"], description="norm"),
             "loss": widgets.Dropdown(options=["ce", "margin"], description="loss"),
         }
+        self.controls["image"].disabled = len(split) == 1
         unknown = set(show) - set(self.controls)
         if unknown:
             raise ValueError(f"no control is called {unknown.pop()!r}")
@@ -72,9 +74,10 @@ class AttackPanel(Panel):
             png = self._artist.draw(
                 one.x[0], x[0], max(eps, 1e-3), guesses, probabilities, list(names)
             )
+            told = "is still classified as" if guesses[0] == guesses[1] else "becomes"
             alt = (
                 f"An image of {one.named(one.y)[0][0]}, classified as {guesses[0][0]}; within "
-                f"{params['norm']} distance {eps:g} it becomes {guesses[1][0]}."
+                f"{params['norm']} distance {eps:g} it {told} {guesses[1][0]}."
             )
             return Frame(params, png, alt, words, complete=step == steps)
 

@@ -17,7 +17,7 @@ from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
 from ..data import TITLES, load
 from ..files import write
-from ..models import logits, predictions
+from ..models import checked, logits, predictions
 from ..perturbations import Pixels
 from ..profiles import profile
 from ..splits import Split
@@ -47,9 +47,13 @@ class BlindspotPanel(Panel):
         steps: int = 40,
         images: int | None = None,
     ) -> None:
+        checked(model, split)
         self._images = profile().panel if images is None else images
-        if self._images < 1:
-            raise ValueError(f"a panel needs at least one image; got images={images}")
+        if not isinstance(self._images, int) or self._images < 1:
+            raise ValueError(f"images must be a whole number >= 1; got {images!r}")
+        low, high = valid_shift(alpha)
+        if not low - 1e-6 <= beta <= high + 1e-6:
+            raise ValueError(f"with alpha = {alpha:g}, beta may go from {low:g} to {high:g}")
         # the thread's own copy: somebody may train the model while the panel attacks it
         mine = copy.deepcopy(model).eval()
         self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): mine, (MINE, "data"): split}
@@ -193,5 +197,4 @@ def _success(state: State | None, correct: Tensor) -> Rate:
 
 
 def _printed_values(paper: Printed) -> tuple[float, float, float]:
-    scaled = paper.success if paper.alpha == 1 else paper.success_scaled
-    return paper.accuracy, paper.success, float("nan") if scaled is None else scaled
+    return paper.accuracy, paper.success, paper.success_scaled

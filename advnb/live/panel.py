@@ -51,6 +51,8 @@ class Runner:
     ) -> None:
         self._job, self._show = job, show
         self._news = threading.Condition()
+        # one core is the kernel's; a cap that somebody has set stays
+        self._threads = max(1, min(torch.get_num_threads(), _cores() - 1))
         self._working = threading.Lock()  # a thread that was closed may still finish a frame
         self._pending: Params | None = None
         self._generation = 0  # of the newest post; a frame of an older one is never shown
@@ -89,7 +91,7 @@ class Runner:
             self._news.notify_all()
 
     def _work(self) -> None:
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # one core is the kernel's
+        torch.set_num_threads(self._threads)
         me = threading.current_thread()
         while True:
             with self._news:
@@ -119,6 +121,13 @@ class Runner:
             if frame is not None:
                 self._show(frame)
             return True
+
+
+def _cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _open: weakref.WeakSet[Panel] = weakref.WeakSet()
@@ -262,7 +271,9 @@ def _cell() -> tuple[str | None, str | None]:
 
 
 def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
-    """A labelled slider, of whole numbers where `value` is one."""
+    """A labelled slider, of whole numbers where `value` is one; ValueError outside its range."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}; got {value:g}")
     kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
     extra = {} if isinstance(value, int) else {"readout_format": ".3f"}
     return kind(

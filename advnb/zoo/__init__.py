@@ -125,7 +125,7 @@ def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[st
     data = load_data(recipe.data)
     model = NETWORKS[recipe.network](recipe.seed, shape=data.shape, classes=len(data.classes))
     checkpoint = folder / f".{name}.checkpoint"
-    began = time.perf_counter()
+    resumed, began = checkpoint.exists(), time.perf_counter()
     fit(
         model, data.train(recipe.n), recipe.recipe, epochs=recipe.epochs, seed=recipe.seed,
         checkpoint=checkpoint, progress=progress,
@@ -142,7 +142,7 @@ def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[st
         "recipe": str(recipe.recipe),
         "epochs": recipe.epochs,
         "seed": recipe.seed,
-        "minutes": round(minutes, 1),
+        "minutes": None if resumed else round(minutes, 1),
         "hardware": f"{torch.get_num_threads()} thread(s), {platform.machine()} CPU",
         "torch": torch.__version__,
         "date": str(date.today()),
