@@ -190,7 +190,7 @@ def live(browser: playwright.Browser, lab: str) -> Iterator[tuple[Page, Panel]]:
     page = Page(browser, lab, "panel.ipynb")
     page.run_all()
     panel = Panel(page.page)
-    panel.settled(0.9, 0)
+    panel.settled(1, 0)
     yield page, panel
     page.page.close()
 
@@ -238,7 +238,7 @@ def test_stop_stops_and_reset_resets(live: tuple[Page, Panel]) -> None:
     assert panel.alt == before
     assert "step 100 of 100" not in before
     panel.root.get_by_role("button", name="Reset").click()
-    panel.settled(0.9, 0)
+    panel.settled(1, 0)
     panel.root.get_by_role("button", name="(0.9, 0.05)").click()
     panel.settled(0.9, 0.05)
     assert not page.errors
@@ -251,7 +251,7 @@ def test_the_pickers_change_model_and_data(live: tuple[Page, Panel]) -> None:
     selects.nth(1).select_option("FONTS (hard)")
     panel.settled(0.9, 0.05)
     panel.root.get_by_role("button", name="Reset").click()
-    panel.settled(0.9, 0)
+    panel.settled(1, 0)
     assert not page.errors
 
 
