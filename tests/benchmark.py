@@ -153,6 +153,7 @@ def browser() -> None:
     found = re.search(r"first frame (\d+) ms, complete (\d+) ms", out)
     if found is None:
         print(out)
+        line("key press in the browser", "no figures", "<= 100 ms", False)
         return
     first, complete = (int(number) for number in found.groups())
     line("key press to the first new frame, median of 15", f"{first} ms", "<= 100 ms", first <= 100)
@@ -195,10 +196,11 @@ def zoo() -> None:
         model = advnb.zoo.load(name)
         measured = advnb.zoo.measure(name, model, data)
         accuracy, success = (measured[key] for key in ("accuracy", "success"))
-        line(f"{name}: accuracy (n = {accuracy['n']:,})", f"{accuracy['value']:.4f}",
+        told = "{value:.4f} [{low:.4f}, {high:.4f}]"
+        line(f"{name}: accuracy, n = {accuracy['n']:,}", told.format(**accuracy),
              f">= {clean}", accuracy["value"] >= clean)  # fmt: skip
-        line(f"    PGD-40 x 5 success over images (n = {success['n']:,})",
-             f"{success['value']:.4f}", f"<= {base}", success["value"] <= base)  # fmt: skip
+        line(f"    PGD-40 x 5 success over images, n = {success['n']:,}", told.format(**success),
+             f"<= {base}", success["value"] <= base)  # fmt: skip
         rows = table(model, data.test(2000), entry.attack, progress=False)
         least = {(0.9, 0.0): 0.40, (0.8, 0.0): 0.85, (0.7, 0.0): 0.95} if "mnist" in name else {}
         least |= {"fashion": {(0.9, 0.05): 3 * rows.success[0].value},
@@ -207,9 +209,11 @@ def zoo() -> None:
             least[(0.9, 0.0)] = max(0.40, 4 * rows.success[0].value)
         for row in rows.itertuples():
             bound = least.get((row.alpha, row.beta), 0.0)
-            told = f"{row.success.value:.4f} (paper {row.printed_success:.4f})"
-            line(f"    ({row.alpha:g}, {row.beta:g}) success at eps, n = {row.success.n:,}", told,
-                 f">= {bound:.3f}", row.success.value >= bound)  # fmt: skip
+            told = f"{row.success.value:.4f} [{row.success.low:.4f}, {row.success.high:.4f}]"
+            paper = "" if row.printed_success != row.printed_success else (
+                f", printed {row.printed_success:.4f}")  # fmt: skip
+            what = f"    ({row.alpha:g}, {row.beta:g}) success at eps, n = {row.success.n:,}{paper}"
+            line(what, told, f">= {bound:.3f}", row.success.value >= bound)
             change = abs(row.accuracy.value - rows.accuracy[0].value)
             line("        accuracy, change from (1, 0)", f"{row.accuracy.value:.4f}, {change:.4f}",
                  "<= .01", change <= 0.01)  # fmt: skip
