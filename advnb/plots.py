@@ -87,13 +87,14 @@ def gallery(
     images = list(rows.values())
     n, (h, w) = len(images[0]), images[0].shape[2:]
     extra = 0.3 if captions else 0.0
-    margin = 0.5 + 0.11 * max(map(len, rows))  # for the names on the left
+    margin = 0.5 + 0.1 * max(map(len, rows))  # for the names on the left
     figure = Picture(margin + 0.85 * n, len(rows) * (0.85 * h / w + extra) + 0.35, alt)
     grid = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (label, row) in zip(grid, rows.items()):
         axes.imshow(mosaic([row]), interpolation="nearest", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.set_frame_on(False)
+        axes.set_anchor("E")  # whatever room is left belongs to the names
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
         for j, (text, right) in enumerate(captions.get(label, ())):
             axes.text(
