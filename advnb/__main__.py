@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="make models and their cards again")
     train.add_argument("name", nargs="+")
     train.add_argument("--out", help="where to write them (default: the package's own folder)")
+    train.add_argument("--note", default="", help="a remark for the card, on the data say")
     train.set_defaults(run=_zoo_train)
     listing = verbs.add_parser("list", help="the models and their measured numbers")
     listing.set_defaults(run=_zoo_list)
@@ -49,7 +50,8 @@ def _zoo_train(args: argparse.Namespace) -> None:
     for name in args.name:
         zoo.entry(name)  # an unknown name is told before hours are spent on the known ones
     for name in args.name:
-        _print_card(zoo.train(name, Path(args.out) if args.out else zoo.FOLDER))
+        folder = Path(args.out) if args.out else zoo.FOLDER
+        _print_card(zoo.train(name, folder, note=args.note))
 
 
 def _zoo_list(args: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,22 +18,15 @@ import numpy as np
 import torch
 
 from . import fonts
-from .files import DamagedFileError, write
+from .downloads import KNOWN, download
+from .files import DamagedFileError
 from .splits import Split
 
-DIGITS = tuple("0123456789")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 TITLES = {
     "fonts": "FONTS (hard)",
     "fonts-moderate": "FONTS (moderate)",
     "fonts-easy": "FONTS (easy)",
-    "mnist": "MNIST",
-    "fashion": "Fashion-MNIST",
-}
-DOWNLOADS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # the names of torchvision's classes
-CLASSES = {"mnist": DIGITS, "fashion": CLOTHES}
-TIMEOUT = 8.0  # seconds until a server that does not answer counts as no network
+} | {name: known.title for name, known in KNOWN.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +93,34 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
         raise ValueError(f"no data set is called {name!r}; {hint} (or give a path to an .npz)")
     if name.startswith("fonts"):
         return _fonts(name)
-    listed = os.environ.get("ADVNB_DATA", "").split(os.pathsep)
-    folders = [Path(folder).expanduser() for folder in listed if folder]
-    for folder in [*folders, cache_folder()]:
+    found = find(name)
+    if found is None:
+        try:
+            found = download(name, cache_folder() / f"{name}.npz")
+        except ConnectionError as error:
+            if offline is not None:
+                return load(offline)
+            here = ", ".join([n for n in TITLES if n.startswith("fonts") or find(n)])
+            raise ConnectionError(
+                f"{TITLES[name]} is not on this machine and could not be downloaded ({error}). "
+                f"These sets need no network: {here}. Or put {name}.npz in a folder that "
+                "ADVNB_DATA names"
+            ) from None
+    return _from_npz(name, found)
+
+
+def find(name: str) -> Path | None:
+    """Where `name`.npz lies: in a folder of ADVNB_DATA, or in the cache; None if nowhere."""
+    for folder in [*folders(), cache_folder()]:
         if (folder / f"{name}.npz").is_file():
-            return _from_npz(name, folder / f"{name}.npz")
-    try:
-        return _from_npz(name, _download(name, cache_folder() / f"{name}.npz"))
-    except ConnectionError:
-        if offline is None:
-            raise
-        return load(offline)
+            return folder / f"{name}.npz"
+    return None
+
+
+def folders() -> list[Path]:
+    """The folders that ADVNB_DATA lists."""
+    listed = os.environ.get("ADVNB_DATA", "").split(os.pathsep)
+    return [Path(folder).expanduser() for folder in listed if folder]
 
 
 def cache_folder() -> Path:
@@ -139,7 +148,8 @@ def _fonts(name: str) -> Dataset:
 def _from_npz(name: str, path: Path) -> Dataset:
     arrays = _read_npz(path)
     labels = np.concatenate([arrays["train_y"], arrays["test_y"]])
-    classes = CLASSES.get(name) or tuple(str(c) for c in range(int(labels.max()) + 1))
+    known = KNOWN.get(name)
+    classes = known.classes if known else tuple(str(c) for c in range(int(labels.max()) + 1))
     if len(classes) <= labels.max():
         raise DamagedFileError(f"{path}: label {labels.max()} in a set of {len(classes)} classes")
     height, width = arrays["train_x"].shape[1:3]
@@ -195,67 +205,3 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if arrays["train_x"].shape[1:] != arrays["test_x"].shape[1:]:
         raise DamagedFileError(f"{path}: training and test images differ in size")
     return arrays
-
-
-def _download(name: str, path: Path) -> Path:
-    """Fetch a set through torchvision (which shows bars and checks MD5 sums), keep it as .npz."""
-    import shutil
-    import socket
-    import tempfile
-
-    import torchvision
-
-    kind = getattr(torchvision.datasets, DOWNLOADS[name])
-    failed = ConnectionError(
-        f"{TITLES[name]} is not on this machine and could not be downloaded. Put {name}.npz in a "
-        "folder named by ADVNB_DATA, go online, or use advnb.load('fonts'), which needs no network"
-    )
-    if not _reachable(kind.mirrors):
-        raise failed
-    patience = socket.getdefaulttimeout()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=path.parent)
-    except OSError as error:
-        raise ConnectionError(
-            f"{path.parent} cannot be written, so nothing is downloaded"
-        ) from error
-    try:
-        socket.setdefaulttimeout(TIMEOUT)  # a server that falls silent is no network either
-        parts = {p: kind(folder, train=p == "train", download=True) for p in ("train", "test")}
-        arrays = {}
-        for part, images in parts.items():
-            arrays[f"{part}_x"] = np.asarray(images.data, np.uint8)
-            arrays[f"{part}_y"] = np.asarray(images.targets, np.int64)
-        return write(path, lambda temporary: fonts._savez(temporary, arrays))
-    except (OSError, RuntimeError) as error:
-        raise failed from error
-    finally:
-        socket.setdefaulttimeout(patience)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _reachable(addresses: list[str]) -> bool:
-    """Whether any of the servers answers within TIMEOUT seconds (a name look-up can hang)."""
-    from urllib.error import HTTPError
-    from urllib.request import urlopen
-
-    answered = threading.Event()
-
-    def ask(address: str) -> None:
-        try:
-            urlopen(address, timeout=TIMEOUT).close()
-            answered.set()
-        except HTTPError:  # it is there, even if it has no front page
-            answered.set()
-        except (OSError, ValueError):
-            pass
-
-    threads = [threading.Thread(target=ask, args=(a,), daemon=True) for a in addresses]
-    for thread in threads:
-        thread.start()
-    waited = 0.0
-    while waited < TIMEOUT and not answered.is_set() and any(t.is_alive() for t in threads):
-        answered.wait(0.1)
-        waited += 0.1
-    return answered.is_set()

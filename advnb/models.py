@@ -1,118 +1,96 @@
-"""The papers' networks, and looking at any network without leaving a trace on it.
-
-Pixels are in [0, 1] outside a model; normalisation, where there is any, is inside it. Every
-network has `features(x)`, the layer that Zhang et al. measure distances in (Z eq. 2), and takes
-its weights from a generator of its own: building one leaves the global random state alone.
-"""
+"""The papers' networks, any other wrapped for pixels in [0, 1], and looking at a network without
+leaving a trace on it."""
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .networks import (
+    CNN,
+    MLP,
+    NETWORKS,
+    VGG,
+    WRM,
+    CelebACNN,
+    MadryCIFAR,
+    MadryMNIST,
+    Network,
+    ResNet13,
+    WideCNN,
+    WongKolter,
+)  # fmt: skip
 from .splits import Split
-from .stats import Rate, generator, rate
+from .stats import Rate, rate
+
+__all__ = [
+    "CNN", "MLP", "NETWORKS", "VGG", "WRM", "CelebACNN", "MadryCIFAR", "MadryMNIST", "Network",
+    "ResNet13", "WideCNN", "WongKolter", "Wrapped", "accuracy", "logits", "predictions", "wrap",
+]  # fmt: skip
 
 BATCH = 500  # images a forward pass where nothing but memory depends on it
 
 
-class Network(nn.Module):
-    """A classifier in two halves: `forward(x) = head(features(x))`, logits [N, classes]."""
+class Wrapped(nn.Module):
+    """A module that reads standardised images, from outside one that reads pixels in [0, 1]."""
 
-    body: nn.Sequential
-    head: nn.Module
+    mean: Tensor
+    std: Tensor
 
-    def features(self, x: Tensor) -> Tensor:
-        """The embedding h(x), [N, d]."""
-        return self.body(x)
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.module = module
+        for name, values in (("mean", mean), ("std", std)):
+            row = torch.as_tensor(values, dtype=torch.float32, device=device_of(module))
+            self.register_buffer(name, row.view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return self.module((x - self.mean) / self.std)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last linear layer reads, [N, d]: of most image models, the layer that Zhang
+        et al. measure distances in. RuntimeError where there is no such layer."""
+        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise RuntimeError("this model has no linear layer: give an own function of features")
+        read: list[Tensor] = []
+        hook = linear[-1].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            hook.remove()
+        return read[-1].flatten(1)
 
 
-class CNN(Network):
-    """The standard network of Stutz et al. (appendix): three 4x4 convolutions of stride 2, each
-    followed by batch normalisation and ReLU, then two linear layers with nothing in between.
+def wrap(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Wrapped:
+    """`module` for pixels in [0, 1]: it reads (x - mean) / std, a number a channel. So a model of
+    torchvision or timm comes in, with the mean and std its weights were trained with, and an
+    attack's eps stays in pixels.
 
-    100,262 parameters for 1x28x28 images and 10 classes. `features` is the output of the first
-    linear layer (100 numbers). Weights: kaiming_normal whose negative slope is (by an accident
-    of the published code that its numbers depend on) sqrt(2); biases 0.
+    Raises ValueError where mean and std are not of one length, on the scale of 0 to 255, or not
+    positive deviations.
     """
-
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        shape: tuple[int, int, int] = (1, 28, 28),
-        classes: int = 10,
-    ) -> None:
-        super().__init__()
-        channels, height, width = shape
-        widths = (channels, 16, 32, 64)
-        layers: list[nn.Module] = []
-        with torch.random.fork_rng(devices=[]):
-            for before, after in pairwise(widths):
-                layers += [nn.Conv2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
-                height, width = height // 2, width // 2
-            flat = widths[-1] * height * width
-            self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, 10 * classes))
-            self.head = nn.Linear(10 * classes, classes)
-        stream = generator(seed)
-
-        def init(weight: Tensor) -> None:
-            nn.init.kaiming_normal_(weight, a=math.sqrt(2), generator=stream)
-
-        _initialise(self, init, bias=0.0)
-
-
-class MadryMNIST(Network):
-    """Madry et al.'s MNIST network: two 5x5 convolutions (32, 64), each with ReLU and 2x2
-    max-pooling, a linear layer of 1,024 with ReLU, a linear layer of 10. 3,274,634 parameters.
-
-    `features` is the hidden layer of 1,024, after its ReLU. Weights: normal of standard
-    deviation 0.1 cut at two deviations; biases 0.1.
-    """
-
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        shape: tuple[int, int, int] = (1, 28, 28),
-        classes: int = 10,
-    ) -> None:
-        super().__init__()
-        channels, height, width = shape
-        with torch.random.fork_rng(devices=[]):
-            self.body = nn.Sequential(
-                nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 1024), nn.ReLU(),
-            )  # fmt: skip
-            self.head = nn.Linear(1024, classes)
-        stream = generator(seed)
-
-        def init(weight: Tensor) -> None:
-            nn.init.trunc_normal_(weight, std=0.1, a=-0.2, b=0.2, generator=stream)
-
-        _initialise(self, init, bias=0.1)
-
-
-NETWORKS: dict[str, type[Network]] = {"CNN": CNN, "MadryMNIST": MadryMNIST}
-
-
-def _initialise(model: nn.Module, weights: Callable[[Tensor], None], bias: float) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            weights(module.weight)
-            if module.bias is not None:
-                nn.init.constant_(module.bias, bias)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"the model must be a torch.nn.Module; got {type(module).__name__}")
+    try:
+        rows = [[float(v) for v in row] for row in (mean, std)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"mean and std must be lists of one number a channel; got {mean!r:.40} and {std!r:.40}"
+        ) from None
+    if not len(rows[0]) == len(rows[1]) > 0:
+        raise ValueError(f"mean has {len(rows[0])} numbers and std {len(rows[1])}: one a channel")
+    if not all(0 <= m <= 1 for m in rows[0]) or not all(0 < s <= 1 for s in rows[1]):
+        raise ValueError(
+            "mean must lie in [0, 1] and std in (0, 1], as pixels do (divide by 255 what is meant "
+            f"for 0 to 255); got {rows[0]} and {rows[1]}"
+        )
+    return Wrapped(module, *rows)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -134,8 +112,7 @@ def lent(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
     modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
     main = threading.current_thread() is threading.main_thread()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=main):
+    with kept_random(device) if main else nullcontext(), full_precision(device):
         try:
             model.eval()
             if main and seed is not None:
@@ -146,12 +123,49 @@ def lent(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
                 module.training = training
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """float32 that is float32: on a GPU of NVIDIA's PyTorch convolves in TF32, 10 bits in place
+    of 23, and the results are not the CPU's. A choice made by the newer `fp32_precision`
+    settings stands."""
+    cudnn = torch.backends.cudnn
+    try:
+        before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except RuntimeError:  # the older settings cannot be read beside the newer ones
+        yield
+        return
+    if device.type != "cuda" or before == (False, "highest"):
+        yield
+        return
+    try:
+        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+@contextmanager
+def kept_random(device: torch.device) -> Iterator[None]:
+    """The random states of the CPU and of `device` come back afterwards."""
+    apple = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            if apple is not None:
+                torch.mps.set_rng_state(apple)
+
+
 def seed_device(device: torch.device, seed: int) -> None:
     """Seed the CPU's generator and the device's own, and no other device's."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def checked(model: Any, split: Any) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .files import DamagedFileError, digest, load_tensors, save_tensors
-from .models import device_of, finite, probe, seed_device
+from .models import device_of, finite, full_precision, kept_random, probe, seed_device
 from .recipes import Recipe
 from .splits import Split
 from .stats import generator
@@ -63,7 +63,7 @@ def fit(
     bar = tqdm(total=total, initial=start, unit="step", disable=not progress, desc="training")
     loss_mean = hits_mean = 0.0
     step = start
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+    with kept_random(device), full_precision(device), bar:
         try:
             for step in range(start, total):
                 epoch, number = divmod(step, batches)

@@ -31,11 +31,11 @@ FOLDER = Path(__file__).parent
 FIELDS = {"name", "network", "shape", "classes", "checksum"}  # what `load` needs of a card
 
 
-def pgd(eps: float, restarts: int = 5) -> Attack:
-    """Madry et al.'s PGD-40: steps of 0.01 along the sign, uniform starts. They and Zhang
-    et al. measure MNIST (eps 0.3) and Fashion-MNIST (0.1) with it."""
+def pgd(eps: float, lr: float = 0.01, restarts: int = 5) -> Attack:
+    """Madry et al.'s PGD-40: steps of `lr` along the sign, uniform starts. They and Zhang et al.
+    measure MNIST (eps 0.3) and Fashion-MNIST (0.1) with 0.01, CIFAR-10 (8/255) with 2/255."""
     return Attack(
-        Pixels(eps), steps=40, lr=0.01, optimizer="sign", start="uniform", restarts=restarts
+        Pixels(eps), steps=40, lr=lr, optimizer="sign", start="uniform", restarts=restarts
     )
 
 
@@ -75,6 +75,12 @@ ENTRIES = {
         "fonts", "CNN", 5000, normal(), 20, Attack(Pixels(0.3), restarts=5), 1000
     ),
     "fonts-cnn-adversarial": Entry("fonts", "CNN", 40_000, _madry(0.1, 0.01, 1), 8, pgd(0.1), 2000),
+    "cifar10-cnn-normal": Entry(
+        "cifar10", "WideCNN", 50_000, normal(), 20, pgd(8 / 255, 2 / 255), 1000
+    ),
+    "cifar10-cnn-adversarial": Entry(
+        "cifar10", "WideCNN", 50_000, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000
+    ),
 }
 
 
@@ -119,15 +125,21 @@ def load(name: str, folder: Path = FOLDER) -> Network:
     return network.eval()
 
 
-def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[str, Any]:
-    """Make a model and its card; a killed run goes on from its checkpoint. Returns the card."""
+def train(
+    name: str, folder: Path = FOLDER, *, note: str = "", progress: bool = True
+) -> dict[str, Any]:
+    """Make a model and its card; a killed run goes on from its checkpoint. Returns the card.
+
+    `note` goes on the card: what a reader must know about this copy of the data, say.
+    """
     recipe = entry(name)
     data = load_data(recipe.data)
+    split = data.train(recipe.n)
     model = NETWORKS[recipe.network](recipe.seed, shape=data.shape, classes=len(data.classes))
     checkpoint = folder / f".{name}.checkpoint"
     resumed, began = checkpoint.exists(), time.perf_counter()
     fit(
-        model, data.train(recipe.n), recipe.recipe, epochs=recipe.epochs, seed=recipe.seed,
+        model, split, recipe.recipe, epochs=recipe.epochs, seed=recipe.seed,
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     minutes = (time.perf_counter() - began) / 60
@@ -139,6 +151,8 @@ def train(name: str, folder: Path = FOLDER, *, progress: bool = True) -> dict[st
         "shape": list(data.shape),
         "classes": len(data.classes),
         "data": f"the first {recipe.n:,} training images of {data.title}",
+        "data_sha256": digest(split.content()),
+        "note": note,
         "recipe": str(recipe.recipe),
         "epochs": recipe.epochs,
         "seed": recipe.seed,
