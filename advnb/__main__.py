@@ -1,4 +1,4 @@
-"""The command `python -m advnb`: build the glyph atlas, train the models of the zoo."""
+"""The command `python -m advnb`: look after the machine, fetch data, make what ships."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments; `run` is what it calls."""
     top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
-    rooms = top.add_subparsers(required=True, metavar="{fonts,zoo}")
+    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,zoo}")
+
+    doctor = rooms.add_parser("doctor", help="is this machine ready? exit code 1 if not")
+    doctor.set_defaults(run=_doctor)
+
+    data = rooms.add_parser("data", help="fetch data sets ahead of a class")
+    data.add_argument("name", nargs="+", help="mnist, fashion, emnist, cifar10, gtsrb, celeba")
+    data.set_defaults(run=_data)
 
     fonts = rooms.add_parser("fonts", help="the glyph atlas that FONTS is made from")
     verbs = fonts.add_subparsers(required=True)
@@ -30,6 +37,30 @@ def parser() -> argparse.ArgumentParser:
     listing = verbs.add_parser("list", help="the models and their measured numbers")
     listing.set_defaults(run=_zoo_list)
     return top
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from . import doctor
+
+    faults = 0
+    for check, finding in doctor.examine():
+        print(f"{'FAULT' if finding.mend else 'ok':6s}{check:11s}{finding.told}", flush=True)
+        if finding.mend:
+            faults += 1
+            print(f"{'':17s}mend: {finding.mend}", flush=True)
+    print(f"{faults} fault(s)" if faults else "all is well")
+    return int(faults > 0)
+
+
+def _data(args: argparse.Namespace) -> None:
+    from . import data
+
+    for name in args.name:
+        if name not in data.TITLES:
+            data.load(name)  # an unknown name is told before hours are spent on the known ones
+    for name in args.name:
+        loaded = data.load(name)
+        print(f"{loaded} in {data.find(name) or 'the package'}", flush=True)
 
 
 def _fonts_build(args: argparse.Namespace) -> None:
@@ -68,17 +99,18 @@ def _print_card(card: dict) -> None:
             f"{card['name']:24s} {what:9s} {number['value']:7.2%} "
             f"[{number['low']:.2%}, {number['high']:.2%}] (n = {number['n']:,})"
         )
+    if card["note"]:
+        print(f"{'':25s}{card['note']}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; bad input and missing files are one line on stderr and exit code 2."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError) as error:
         print(f"advnb: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

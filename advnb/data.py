@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 
 from . import fonts
 from .downloads import KNOWN, download
-from .files import DamagedFileError
+from .files import DamagedFileError, load_arrays
 from .splits import Split
 
 TITLES = {
@@ -171,25 +169,7 @@ def _from_npz(name: str, path: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    wanted = ("train_x", "train_y", "test_x", "test_y")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile) or not set(wanted) <= set(file.files):
-            raise DamagedFileError(
-                f"{path} is not a data set: it must hold the arrays {', '.join(wanted)}"
-            )
-        with file:
-            arrays = {name: file[name] for name in wanted}
-    except DamagedFileError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, RuntimeError) as error:
-        # RuntimeError and its NotImplementedError: a damaged header reads as "encrypted" and such
-        raise DamagedFileError(
-            f"{path} is damaged or not an .npz file: delete it and get it again"
-        ) from error
-    except ValueError as error:
-        why = "pickled objects, which are never loaded" if "pickle" in str(error) else str(error)
-        raise DamagedFileError(f"{path} cannot be read ({why}): save it as plain arrays") from error
+    arrays = load_arrays(path, ("train_x", "train_y", "test_x", "test_y"))
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:

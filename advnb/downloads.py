@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import write
+from .files import save_arrays
 
 Arrays = dict[str, np.ndarray]
 PARTS = ("train", "test")
@@ -163,25 +163,20 @@ def download(name: str, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=path.parent, prefix=".download-")
-    except OSError as error:
-        raise ConnectionError(f"{path.parent} cannot be written") from error
+    except OSError:
+        raise ConnectionError(f"{path.parent} cannot be written") from None
     patience = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(TIMEOUT)  # a server that falls silent is no network either
         arrays = known.fetch(Path(folder))
         # not compressed: reading is what must be quick
-        return write(path, lambda temporary: _savez(temporary, arrays))
+        return save_arrays(path, arrays)
     except Exception as error:  # of torchvision, gdown, requests, a full disk: all end here
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConnectionError(why) from error
+        raise ConnectionError(why) from None
     finally:
         socket.setdefaulttimeout(patience)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _savez(path: Path, arrays: Arrays) -> None:
-    with open(path, "wb") as file:  # numpy would add .npz to a name without it
-        np.savez(file, allow_pickle=False, **arrays)
 
 
 def reachable(addresses: Sequence[str]) -> bool:

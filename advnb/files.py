@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -60,8 +63,8 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise DamagedFileError(f"{path} is not a whole safetensors file: delete it") from error
+    except (SafetensorError, ValueError, OSError):
+        raise DamagedFileError(f"{path} is not a whole safetensors file: delete it") from None
     about = metadata.get("about", "")
     if metadata.get("sha256") != _checksum(tensors, about):
         raise DamagedFileError(f"{path} does not match its own checksum: delete it")
@@ -70,3 +73,36 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
 
 def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     return hashlib.sha256((digest(tensors) + about).encode()).hexdigest()
+
+
+def save_arrays(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], *, compress: bool = False
+) -> Path:
+    """Write an .npz, whole or not at all."""
+    save: Any = np.savez_compressed if compress else np.savez
+
+    def into(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # numpy would add .npz to a name without it
+            save(file, allow_pickle=False, **arrays)
+
+    return write(path, into)
+
+
+def load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz. DamagedFileError if one is missing or a byte has changed."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.lib.npyio.NpzFile) and set(names) <= set(file.files):
+            with file:
+                return {name: file[name] for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, RuntimeError):
+        # RuntimeError and its NotImplementedError: a damaged header reads as "encrypted" and such
+        raise DamagedFileError(
+            f"{path} is damaged or not an .npz file: delete it and get it again"
+        ) from None
+    except ValueError as error:
+        why = "pickled objects, which are never loaded" if "pickle" in str(error) else str(error)
+        raise DamagedFileError(f"{path} cannot be read ({why}): save it as plain arrays") from None
+    raise DamagedFileError(f"{path} must hold the arrays {', '.join(names)}: save it with them")

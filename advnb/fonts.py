@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from .files import load_arrays, save_arrays
+
 LETTERS = "ABCDEFGHIJ"
 SIZE = 28  # pixels a side
 N_FONTS = 1000  # the first 1,000 faces of the atlas; the rest are unseen by every FONTS image
@@ -82,9 +84,9 @@ def latents(start: int, stop: int, variant: str = "hard", seed: int = 0) -> Tens
 @cache
 def read_atlas() -> dict[str, np.ndarray]:
     """The shipped atlas: `glyphs` uint8 [faces, 10, 28, 28] (ink = 255), `names`, `licences`."""
-    with np.load(ATLAS, allow_pickle=False) as file:
-        licences = file["licences"][file["licence"]]
-        return {"glyphs": file["glyphs"], "names": file["names"], "licences": licences}
+    arrays = load_arrays(ATLAS, ("glyphs", "names", "licences", "licence"))
+    arrays["licences"] = arrays["licences"][arrays.pop("licence")]
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,6 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
     from fontTools.ttLib import TTCollection, TTFont, TTLibError
     from tqdm.auto import tqdm
 
-    from .files import write
-
     paths = sorted({p for f in folders for p in Path(f).rglob("*") if p.suffix.lower() in SUFFIXES})
     if not paths:
         raise ValueError(f"no .ttf, .otf or .ttc file in {', '.join(map(str, folders))}")
@@ -205,10 +205,5 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
         "licences": licences,
         "licence": licence.astype(np.uint16),
     }
-    write(out, lambda temporary: _savez(temporary, arrays))
+    save_arrays(out, arrays, compress=True)
     return list(titles)
-
-
-def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # numpy would add .npz to a name without it
-        np.savez_compressed(file, allow_pickle=False, **arrays)

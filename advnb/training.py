@@ -165,8 +165,8 @@ class _Checkpoint:
                 for key in ("exp_avg", "exp_avg_sq"):
                     state[key] = state[key].to(parameter.device)
                 self.optimizer.state[parameter] = state
-        except (KeyError, RuntimeError) as error:
-            raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from error
+        except (KeyError, RuntimeError):
+            raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from None
         return int(about["step"])
 
     def save(self, step: int, due: bool) -> None:

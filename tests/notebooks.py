@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from advnb.doctor import attack_seconds
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 VIEW = "application/vnd.jupyter.widget-view+json"
 BAR = "<!-- navigation -->"
@@ -92,9 +94,12 @@ def main(chosen: list[str]) -> None:
         notebook = prepare(path, names)
         began = time.monotonic()
         NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": FOLDER}}).execute()
+        seconds = round(time.monotonic() - began, 1)
+        # `python -m advnb doctor` scales the time by the speed of the machine it runs on
+        notebook.metadata["advnb"] = {"seconds": seconds, "attack_seconds": attack_seconds()}
         nbformat.write(clean(notebook), path)
         keep_picture(notebook, path.stem)
-        print(f"{path.name}: {time.monotonic() - began:.0f} s")
+        print(f"{path.name}: {seconds:.0f} s")
 
 
 if __name__ == "__main__":

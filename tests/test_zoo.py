@@ -15,20 +15,20 @@ from scipy.stats import binom
 
 import advnb
 from advnb import zoo
-from advnb.files import DamagedFileError, load_tensors, save_tensors
+from advnb.files import DamagedFileError, digest, load_tensors, save_tensors
 
 from .conftest import ROOT, real, refused
 
 FIELDS = {
     "name", "network", "shape", "classes", "data", "recipe", "epochs", "seed", "minutes",
-    "hardware", "torch", "date", "measured", "checksum",
+    "hardware", "torch", "date", "measured", "checksum", "data_sha256", "note",
 }  # fmt: skip
 
 
 def test_names() -> None:
     assert set(zoo.names()) >= {
         f"{data}-cnn-{kind}"
-        for data in ("fonts", "mnist", "fashion")
+        for data in ("fonts", "mnist", "fashion", "cifar10")
         for kind in ("normal", "adversarial")
     }
 
@@ -61,11 +61,11 @@ def test_model_and_card(name: str) -> None:
         assert number["n"] >= 1000 * (what == "accuracy")
     assert not any(module.training for module in model.modules())
     assert model(torch.zeros(1, *card["shape"])).shape == (1, card["classes"])
-    assert (zoo.FOLDER / f"{name}.safetensors").stat().st_size < 1_000_000
+    assert (zoo.FOLDER / f"{name}.safetensors").stat().st_size < 2_000_000
 
 
 def test_the_pairs_differ_as_they_should() -> None:
-    for data in ("fonts", "mnist", "fashion"):
+    for data in ("fonts", "mnist", "fashion", "cifar10"):
         normal, robust = (
             zoo.card(f"{data}-cnn-{kind}")["measured"] for kind in ("normal", "adversarial")
         )
@@ -78,8 +78,10 @@ def test_measured_again(name: str) -> None:
     data = advnb.load(kind) if kind.startswith("fonts") else real(kind)
     model, card = zoo.load(name), zoo.card(name)["measured"]
     accuracy = advnb.accuracy(model, data.test(card["accuracy"]["n"]))
-    off = (accuracy.value - card["accuracy"]["value"]) * accuracy.n
-    assert abs(off) <= 2.001
+    off = abs(accuracy.value - card["accuracy"]["value"]) * accuracy.n
+    # a copy of the data in another order, or before JPEG, is not the card's
+    same = digest(data.train(zoo.entry(name).n).content()) == zoo.card(name)["data_sha256"]
+    assert off <= (2.001 if same else 0.03 * accuracy.n)
     success = zoo.entry(name).attack(model, data.test(300)).success_rate("images")
     low, high = binom.interval(0.999, success.n, card["success"]["value"])
     assert low <= round(success.value * success.n) <= high

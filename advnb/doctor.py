@@ -1,0 +1,251 @@
+"""Is this machine ready for the course? `python -m advnb doctor` looks and tells what to mend.
+
+A check yields findings; one with a `mend` is a fault. No check changes anything but an empty file
+that comes and goes in the cache, and none stops the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import data, fonts, models, zoo
+from .attacks import Attack
+from .perturbations import Pixels
+from .profiles import profile
+
+ROOM = 2_000_000_000  # bytes that the cache should have left: CIFAR-10 while it is unpacked
+LARGE = 500_000_000  # bytes from which a data file is not read to its end
+ROOT = Path(__file__).parents[1]  # of a clone
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw; `mend` says what to do about a fault and is empty where there is none."""
+
+    told: str
+    mend: str = ""
+
+
+def packages() -> Iterator[Finding]:
+    """Everything that pyproject.toml asks for is there in a version that it allows."""
+    from packaging.requirements import Requirement
+
+    project = ROOT / "pyproject.toml"
+    try:
+        if project.is_file():  # a clone: what is asked for now, not when it was installed
+            lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        else:
+            lines = importlib.metadata.requires("advnb") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("advnb itself is not installed", "pip install -e . in its folder")
+        return
+    wanted = [Requirement(line) for line in lines]
+    fine = []
+    for requirement in wanted:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = requirement.name
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(f"{name} is not installed", f'pip install "{requirement}"')
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            fine.append(f"{name} {version}")
+        else:
+            yield Finding(
+                f"{name} {version} does not suit ({requirement})", f'pip install "{requirement}"'
+            )
+    yield Finding(f"Python {platform.python_version()}, {', '.join(fine)}")
+
+
+def vision() -> Iterator[Finding]:
+    """torchvision loads: it does not beside a torch of another build."""
+    try:
+        module = importlib.import_module("torchvision")
+    except Exception as error:
+        yield Finding(
+            f"torchvision cannot be imported: {_first_line(error)}",
+            "pip install --force-reinstall torch torchvision, both from one place",
+        )
+    else:
+        yield Finding(f"torchvision {module.__version__} fits torch {torch.__version__}")
+
+
+def devices() -> Iterator[Finding]:
+    """Every device computes what the CPU does, and no more threads run than there are cores."""
+    cores, threads = usable_cores(), torch.get_num_threads()
+    told = f"CPU: {threads} thread(s) on {cores} usable core(s)"
+    yield Finding(
+        told, f"set OMP_NUM_THREADS={cores}: more threads than cores cost many times the speed"
+        if threads > cores else "",
+    )  # fmt: skip
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    if not names:
+        yield Finding("no GPU that this torch can use: fine for the course profile")
+    split = data.load("fonts").test(8)
+    model = models.CNN(0).eval()
+    expected = models.logits(model, split)
+    for name in names:
+        title = torch.cuda.get_device_name(name) if name.startswith("cuda") else "Apple GPU"
+        try:
+            off = (models.logits(model.to(name), split) - expected).abs().max().item()
+            wrong = "" if off < 1e-3 else f"its results are off by {off:.2g}"
+        except (RuntimeError, ValueError) as error:
+            wrong = _first_line(error)
+        if wrong:
+            yield Finding(
+                f"{name} ({title}) does not work: {wrong}",
+                "install the torch build for this GPU and its driver, or hide the GPU "
+                "(CUDA_VISIBLE_DEVICES=)",
+            )
+        else:
+            yield Finding(f"{name} ({title}) computes what the CPU does")
+
+
+def settings() -> Iterator[Finding]:
+    """The profile exists, and so does every folder of ADVNB_DATA."""
+    try:
+        yield Finding(f"profile {profile().name}")
+    except ValueError as error:
+        yield Finding(_first_line(error), "unset ADVNB_PROFILE, or set it to one of these")
+    for folder in data.folders():
+        if not folder.is_dir():
+            yield Finding(
+                f"ADVNB_DATA names {folder}, which is not a folder",
+                "correct ADVNB_DATA (relative paths count from where Jupyter was started)",
+            )
+
+
+def sets() -> Iterator[Finding]:
+    """Which data sets are here, and that they are whole."""
+    absent = []
+    for name, title in data.TITLES.items():
+        path = fonts.ATLAS if name.startswith("fonts") else data.find(name)
+        if path is None:
+            absent.append(name)
+            continue
+        try:
+            told = "large, not read through"
+            if path.stat().st_size <= LARGE:
+                found = data.load(name)
+                size = "x".join(map(str, found.test(1).x.shape[1:]))  # FONTS: reads the atlas
+                told = f"{found.sizes[0]:,} + {found.sizes[1]:,} images {size}"
+            yield Finding(f"{title}: {told}, {path}")
+        except (ValueError, OSError) as error:
+            mend = "install advnb again" if path == fonts.ATLAS else f"delete {path}, then run "
+            mend += "" if path == fonts.ATLAS else f"`python -m advnb data {name}`"
+            yield Finding(f"{title}: {_first_line(error)}", mend)
+    if absent:
+        yield Finding(f"not here, downloaded when first asked for: {', '.join(absent)}")
+
+
+def weights() -> Iterator[Finding]:
+    """Every model of the zoo is the one that its card describes."""
+    fine = 0
+    for name in zoo.names():
+        try:
+            zoo.load(name)
+            fine += 1
+        except (ValueError, OSError) as error:
+            yield Finding(
+                f"{name}: {_first_line(error)}",
+                f"install advnb again, or `python -m advnb zoo train {name}`",
+            )
+    yield Finding(f"{fine} models of the zoo match their checksums")
+
+
+def cache() -> Iterator[Finding]:
+    """Downloads can be kept."""
+    folder = data.cache_folder()
+    mend = "set ADVNB_CACHE to a folder that you can write to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield Finding(f"the cache {folder} cannot be written: {_first_line(error)}", mend)
+        return
+    told = f"the cache {folder} has {free / 1e9:.1f} GB left"
+    yield Finding(told, f"{mend} with 2 GB left, or make room" if free < ROOM else "")
+
+
+def notebooks() -> Iterator[Finding]:
+    """How long each notebook takes here: its time where it was last executed, scaled by how long
+    one small attack takes there and here."""
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not paths:
+        yield Finding("no notebooks beside the package: clone the repository to have them")
+        return
+    here = attack_seconds()
+    for path in paths:
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("advnb")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            yield Finding(f"{path.name} is not a notebook", f"git checkout -- {path}")
+            continue
+        if about is None:
+            yield Finding(f"{path.stem}: not measured yet")
+            continue
+        minutes = about["seconds"] * here / about["attack_seconds"] / 60
+        yield Finding(f"{path.stem}: about {max(minutes, 0.1):.1f} minutes (course profile)")
+
+
+CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    check.__name__: check
+    for check in (packages, vision, devices, settings, sets, weights, cache, notebooks)
+}
+
+
+def examine() -> Iterator[tuple[str, Finding]]:
+    """(check, finding) one after the other; a check that fails itself is a fault, not the end."""
+    for name, check in CHECKS.items():
+        try:
+            for finding in check():
+                yield name, finding
+        except Exception as error:
+            told = f"this check failed: {type(error).__name__}: {_first_line(error)}"
+            yield name, Finding(told, "install advnb again in a fresh environment")
+
+
+def attack_seconds() -> float:
+    """Seconds of one small attack, the best of three: how fast this machine is at what the
+    notebooks do."""
+    split = data.load("fonts").test(200)
+    model, attack = models.CNN(0).eval(), Attack(Pixels(1e-4), steps=10, keep="strongest")
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        attack(model, split)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and a container's share where one is set."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # not Linux, or no limit ("max")
+    return cores
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
