@@ -51,7 +51,8 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
         Printed(0.9, 0.05, 0.862, 0.626, 0.5595),
     ),
 }
-EPS = {"mnist": 0.3, "fashion": 0.1}  # Z's L-infinity radius; 0.1 for anything else here
+# Z's L-infinity radii; 0.1 for anything else here
+EPS = {"mnist": 0.3, "fashion": 0.1, "cifar10": 8 / 255, "gtsrb": 8 / 255}
 
 
 def radius(split: Split) -> float:

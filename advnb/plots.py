@@ -33,7 +33,7 @@ PRINTED: dict[str, Any] = {
     "color": "black",
     "markersize": 6,
     "linestyle": "none",
-}  # the papers'
+}
 
 
 class Picture(Figure):
@@ -76,6 +76,12 @@ def amplified(delta: Tensor, bound: float) -> Tensor:
     return (delta / (2 * bound) + 0.5).clamp(0, 1)
 
 
+def caption(guess: str, right: bool) -> dict[str, str]:
+    """A prediction as a text and its colour, short enough to stand under an image."""
+    text = guess if len(guess) <= 11 else f"{guess[:9].rstrip()}…"
+    return {"text": text if right else f"✗ {text}", "color": RIGHT if right else WRONG}
+
+
 def gallery(
     rows: Mapping[str, Tensor],
     captions: Mapping[str, Sequence[tuple[str, bool]]] | None = None,
@@ -97,10 +103,8 @@ def gallery(
         axes.set_anchor("E")  # whatever room is left belongs to the names
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
         for j, (text, right) in enumerate(captions.get(label, ())):
-            axes.text(
-                j * (w + 2) + w / 2, h + 1, f"{'' if right else '✗ '}{text}", ha="center", va="top",
-                color=RIGHT if right else WRONG, fontsize=9,
-            )  # fmt: skip
+            place = (j * (w + 2) + w / 2, h + 1)
+            axes.text(*place, "", ha="center", va="top", fontsize=9).set(**caption(text, right))
     if title:
         figure.suptitle(title)
     return figure

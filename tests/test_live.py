@@ -273,7 +273,7 @@ def expected(model: nn.Module, split: advnb.Split, panel: BlindspotPanel) -> lis
     return [
         f"accuracy: {advnb.accuracy(model, images)}",
         f"success at {p['eps']:.3g}: {success(p['eps'])}",
-        f"at alpha x {p['eps']:.3g}: {success(p['alpha'] * p['eps'])}",
+        f"at α x {p['eps']:.3g}: {success(p['alpha'] * p['eps'])}",
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ipywidgets as widgets
+import torch
 from torch import Tensor, nn
 
 from ..attacks import Attack
@@ -16,6 +17,8 @@ from ..perturbations import Pixels
 from ..splits import Split
 from .figures import AttackFigure
 from .panel import REFRESH, Frame, Panel, Params, button, slider
+
+SHOWN = 10  # classes, the likeliest, whose probabilities are drawn
 
 
 class AttackPanel(Panel):
@@ -70,10 +73,12 @@ class AttackPanel(Panel):
             output = [logits(self._model, split)[0] for split in both]
             guesses = [one.named(o.argmax()[None])[0] for o in output]
             names = one.dataset.classes if one.dataset else [str(k) for k in range(len(output[0]))]
-            probabilities = output[0].new_tensor([o.softmax(0).tolist() for o in output])
+            probabilities = torch.stack(output).softmax(1)
+            likely = probabilities.amax(0).topk(min(SHOWN, len(names))).indices.sort().values
             png = self._artist.draw(
-                one.x[0], x[0], max(eps, 1e-3), guesses, probabilities, list(names)
-            )
+                one.x[0], x[0], max(eps, 1e-3), guesses, probabilities[:, likely],
+                [names[k] for k in likely],
+            )  # fmt: skip
             told = "is still classified as" if guesses[0] == guesses[1] else "becomes"
             alt = (
                 f"An image of {one.named(one.y)[0][0]}, classified as {guesses[0][0]}; within "

@@ -110,8 +110,8 @@ class BlindspotPanel(Panel):
         black = round((1 - alpha) / 2 + self.params["beta"], 6) + 0.0
         white = alpha + black
         self.words.value = (
-            f"The black background becomes <b>{black:.3g}</b>, the white strokes "
-            f"<b>{white:.3g}</b>: contrast {alpha:.0%} of the original."
+            f"Black becomes <b>{black:.3g}</b>, white <b>{white:.3g}</b>: "
+            f"contrast {alpha:.0%} of the original."
         )
 
     def save(self, *_: Any) -> None:
@@ -136,7 +136,7 @@ class BlindspotPanel(Panel):
             rates = {
                 "accuracy": rate(correct),
                 f"success at {eps:.3g}": _success(at, correct),
-                f"at alpha x {eps:.3g}": _success(scaled, correct),
+                f"at α x {eps:.3g}": _success(scaled, correct),
             }
             step = "" if at is None else f"step {done} of {steps}, "
             status = f"{step}{len(images)} images, {time.monotonic() - began:.1f} s"

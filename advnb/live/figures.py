@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..plots import COLOURS, PRINTED, RIGHT, WRONG, amplified, mosaic
+from ..plots import COLOURS, PRINTED, amplified, caption, mosaic
 from ..stats import Rate
 
 
@@ -69,7 +69,7 @@ class BlindspotFigure(LiveFigure):
         self.image.set_data(self.pixels)
         for texts, row_guesses in zip(self.guesses, guesses):
             for text, (guess, right) in zip(texts, row_guesses):
-                text.set(text=guess if right else f"✗ {guess}", color=RIGHT if right else WRONG)
+                text.set(**caption(guess, right))
         for i, (label, r) in enumerate(rates.items()):
             value = 0.0 if np.isnan(r.value) else r.value
             self.bars[i].set_width(value)
@@ -130,11 +130,12 @@ class AttackFigure(LiveFigure):
         for image, pixels in zip(self.images, (x, adversarial, amplified(adversarial - x, bound))):
             image.set_data(mosaic([pixels[None]]))
         for text, (guess, right) in zip(self.guesses, guesses):
-            text.set(text=guess if right else f"✗ {guess}", color=RIGHT if right else WRONG)
+            text.set(**caption(guess, right))
         for bars, values in zip(self.bars, probabilities.tolist()):
             for bar, value in zip(bars, values):
                 bar.set_height(value)
-        self.chart.set_xticklabels(classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+        names = [caption(name, True)["text"] for name in classes]
+        self.chart.set_xticklabels(names, rotation=90 if max(map(len, names)) > 3 else 0)
         return self.png()
 
     def lay_out(self, size: tuple[int, ...]) -> None:
