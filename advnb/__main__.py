@@ -60,7 +60,8 @@ def _data(args: argparse.Namespace) -> None:
             data.load(name)  # an unknown name is told before hours are spent on the known ones
     for name in args.name:
         loaded = data.load(name)
-        print(f"{loaded} in {data.find(name) or 'the package'}", flush=True)
+        place = name if name.endswith(".npz") else data.find(name) or "the package"
+        print(f"{loaded} in {place}", flush=True)
 
 
 def _fonts_build(args: argparse.Namespace) -> None:

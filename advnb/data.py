@@ -118,7 +118,7 @@ def find(name: str) -> Path | None:
 def folders() -> list[Path]:
     """The folders that ADVNB_DATA lists."""
     listed = os.environ.get("ADVNB_DATA", "").split(os.pathsep)
-    return [Path(folder).expanduser() for folder in listed if folder]
+    return [Path(os.path.expanduser(folder)) for folder in listed if folder]
 
 
 def cache_folder() -> Path:

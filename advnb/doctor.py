@@ -1,7 +1,7 @@
 """Is this machine ready for the course? `python -m advnb doctor` looks and tells what to mend.
 
-A check yields findings; one with a `mend` is a fault. No check changes anything but an empty file
-that comes and goes in the cache, and none stops the others.
+A check yields findings; one with a `mend` is a fault. No check changes anything, and none stops the
+others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from . import data, fonts, models, zoo
 from .attacks import Attack
 from .perturbations import Pixels
 from .profiles import profile
+from .splits import Split
+from .stats import generator
 
 ROOM = 2_000_000_000  # bytes that the cache should have left: CIFAR-10 while it is unpacked
 LARGE = 500_000_000  # bytes from which a data file is not read to its end
@@ -63,7 +65,10 @@ def packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(f"{name} is not installed", f'pip install "{requirement}"')
             continue
-        if requirement.specifier.contains(version, prereleases=True):
+        if version is None:  # its metadata are gone
+            mend = f'pip install --force-reinstall "{requirement}"'
+            yield Finding(f"{name} is only half installed", mend)
+        elif requirement.specifier.contains(version, prereleases=True):
             fine.append(f"{name} {version}")
         else:
             yield Finding(
@@ -97,24 +102,25 @@ def devices() -> Iterator[Finding]:
     names += ["mps"] if torch.backends.mps.is_available() else []
     if not names:
         yield Finding("no GPU that this torch can use: fine for the course profile")
-    split = data.load("fonts").test(8)
-    model = models.CNN(0).eval()
+    split, model = _noise(8), models.CNN(0).eval()
     expected = models.logits(model, split)
     for name in names:
-        title = torch.cuda.get_device_name(name) if name.startswith("cuda") else "Apple GPU"
+        title = name
         try:
+            kind = torch.cuda.get_device_name(name) if name.startswith("cuda") else "Apple GPU"
+            title = f"{name} ({kind})"
             off = (models.logits(model.to(name), split) - expected).abs().max().item()
             wrong = "" if off < 1e-3 else f"its results are off by {off:.2g}"
         except (RuntimeError, ValueError) as error:
             wrong = _first_line(error)
         if wrong:
             yield Finding(
-                f"{name} ({title}) does not work: {wrong}",
+                f"{title} does not work: {wrong}",
                 "install the torch build for this GPU and its driver, or hide the GPU "
                 "(CUDA_VISIBLE_DEVICES=)",
             )
         else:
-            yield Finding(f"{name} ({title}) computes what the CPU does")
+            yield Finding(f"{title} computes what the CPU does")
 
 
 def settings() -> Iterator[Finding]:
@@ -133,12 +139,14 @@ def settings() -> Iterator[Finding]:
 
 def sets() -> Iterator[Finding]:
     """Which data sets are here, and that they are whole."""
-    absent = []
+    absent, damaged = [], False
     for name, title in data.TITLES.items():
         path = fonts.ATLAS if name.startswith("fonts") else data.find(name)
         if path is None:
             absent.append(name)
             continue
+        if path == fonts.ATLAS and damaged:
+            continue  # one atlas, one fault
         try:
             told = "large, not read through"
             if path.stat().st_size <= LARGE:
@@ -147,6 +155,7 @@ def sets() -> Iterator[Finding]:
                 told = f"{found.sizes[0]:,} + {found.sizes[1]:,} images {size}"
             yield Finding(f"{title}: {told}, {path}")
         except (ValueError, OSError) as error:
+            damaged = damaged or path == fonts.ATLAS
             mend = "install advnb again" if path == fonts.ATLAS else f"delete {path}, then run "
             mend += "" if path == fonts.ATLAS else f"`python -m advnb data {name}`"
             yield Finding(f"{title}: {_first_line(error)}", mend)
@@ -174,9 +183,9 @@ def cache() -> Iterator[Finding]:
     folder = data.cache_folder()
     mend = "set ADVNB_CACHE to a folder that you can write to"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            free = shutil.disk_usage(folder).free
+        there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
     except OSError as error:
         yield Finding(f"the cache {folder} cannot be written: {_first_line(error)}", mend)
         return
@@ -195,14 +204,13 @@ def notebooks() -> Iterator[Finding]:
     for path in paths:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("advnb")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            told = "not measured yet"
+            if about is not None:
+                minutes = about["seconds"] * here / about["attack_seconds"] / 60
+                told = f"about {max(minutes, 0.1):.1f} minutes (course profile)"
+            yield Finding(f"{path.stem}: {told}")
+        except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, OSError):
             yield Finding(f"{path.name} is not a notebook", f"git checkout -- {path}")
-            continue
-        if about is None:
-            yield Finding(f"{path.stem}: not measured yet")
-            continue
-        minutes = about["seconds"] * here / about["attack_seconds"] / 60
-        yield Finding(f"{path.stem}: about {max(minutes, 0.1):.1f} minutes (course profile)")
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -225,14 +233,19 @@ def examine() -> Iterator[tuple[str, Finding]]:
 def attack_seconds() -> float:
     """Seconds of one small attack, the best of three: how fast this machine is at what the
     notebooks do."""
-    split = data.load("fonts").test(200)
-    model, attack = models.CNN(0).eval(), Attack(Pixels(1e-4), steps=10, keep="strongest")
+    split, model = _noise(200), models.CNN(0).eval()
+    attack = Attack(Pixels(1e-4), steps=10, keep="strongest")
     times = []
     for _ in range(3):
         began = time.perf_counter()
         attack(model, split)
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _noise(n: int) -> Split:
+    """Images that need no file: whether the atlas is whole is another check's."""
+    return Split(torch.rand(n, 1, 28, 28, generator=generator(0)), torch.zeros(n).long())
 
 
 def usable_cores() -> int:

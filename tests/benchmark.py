@@ -1,9 +1,9 @@
 """Speed, memory and the papers' numbers, printed beside their bounds: `python -m tests.benchmark`.
 
-Parts: attack (our search against a bare loop, and peers where they are installed), kills (20
-SIGKILLs of a training), start (notebook 00 whole), browser (a key press on a slider), fonts (test
-error of normal training), zoo (the shipped robust models under attack). Without an argument,
-all; with names, those.
+Parts: attack (our search against a bare loop, and peers where they are installed), data (reading
+the local files), doctor (its time), kills (20 SIGKILLs of a training), start (notebook 00 whole),
+browser (a key press on a slider), fonts (test error of normal training), zoo (the shipped robust
+models under attack). Without an argument, all; with names, those.
 """
 
 from __future__ import annotations
@@ -112,6 +112,45 @@ def attack() -> None:
             run()
             peer = statistics.median(seconds(run) for _ in range(3)) / statistics.median(times)
             print(f"    {name:54s} {peer:28.2f}")
+
+
+# in a process of its own: a peak is of a whole process
+READ = """
+import resource, sys, time
+from pathlib import Path
+import advnb
+name = sys.argv[1]
+advnb.load(name).test(1).x  # the first time: imports, and the file into the system's memory
+pages = int(Path("/proc/self/statm").read_text().split()[1])
+began = time.perf_counter()
+data = advnb.load(name)
+train, test = data.train(), data.test()
+took = time.perf_counter() - began
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - pages * resource.getpagesize()
+print(took, used / (4 * (train.x.numel() + test.x.numel())))
+"""
+
+
+def data() -> None:
+    """Reading a local file the second time, both parts as floats: seconds and peak memory."""
+    for name in ("mnist", "fashion", "cifar10"):
+        if advnb.data.find(name) is None:
+            print(f"{name}: not on this machine")
+            continue
+        command = [sys.executable, "-c", READ, name]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        took, ratio = (float(value) for value in out.split())
+        line(f"reading {name}, both parts", f"{took:.2f} s", "<= 1.5 s", took <= 1.5)
+        line("    its peak memory over the float arrays", f"{ratio:.2f}", "<= 2", ratio <= 2)
+
+
+def doctor() -> None:
+    """`python -m advnb doctor` in a process of its own."""
+    command = [sys.executable, "-m", "advnb", "doctor"]
+    runs = []
+    took = seconds(lambda: runs.append(subprocess.run(command, capture_output=True, text=True)))
+    print(runs[0].stdout.splitlines()[-1])
+    line("python -m advnb doctor", f"{took:.1f} s", "<= 10 s", took <= 10)
 
 
 def kills() -> None:
@@ -225,7 +264,7 @@ def zoo() -> None:
                  "<= .01", change <= 0.01)  # fmt: skip
 
 
-PARTS = {part.__name__: part for part in (attack, kills, start, browser, fonts, zoo)}
+PARTS = {part.__name__: part for part in (attack, data, doctor, kills, start, browser, fonts, zoo)}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or PARTS:

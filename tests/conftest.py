@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CACHE = tempfile.TemporaryDirectory(prefix="advnb-tests-")
@@ -51,10 +55,25 @@ def refused(match: str, kind: type[Exception] = ValueError) -> Iterator[None]:
 
 def real(name: str) -> advnb.Dataset:
     """A real data set, or a skip where it is not on this machine: nothing is downloaded."""
-    folders = [folder for folder in os.environ["ADVNB_DATA"].split(os.pathsep) if folder]
-    if not any((Path(folder) / f"{name}.npz").is_file() for folder in folders):
-        pytest.skip(f"no {name}.npz in a folder of ADVNB_DATA")
+    if advnb.data.find(name) is None:
+        packed = [folder / f"{name}-jpeg.npz" for folder in advnb.data.folders()]
+        found = next((path for path in packed if path.is_file()), None)
+        if found is None:
+            pytest.skip(f"no {name}.npz in a folder of ADVNB_DATA")
+        unpack(found, advnb.data.cache_folder() / f"{name}.npz")
     return advnb.load(name)
+
+
+def unpack(packed: Path, out: Path) -> None:
+    """Write as a plain set what is kept as JPEG bytes, which lose a little of the official set."""
+    arrays = {}
+    with np.load(packed, allow_pickle=False) as file:
+        for part in ("train", "test"):
+            content, at = file[f"{part}_jpeg"], file[f"{part}_offsets"]
+            images = (Image.open(io.BytesIO(content[a:b])) for a, b in pairwise(at))
+            arrays[f"{part}_x"] = np.stack([np.asarray(image) for image in images])
+            arrays[f"{part}_y"] = file[f"{part}_y"]
+    advnb.files.save_arrays(out, arrays)
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +89,11 @@ def mnist() -> advnb.Dataset:
 @pytest.fixture(scope="session")
 def fashion() -> advnb.Dataset:
     return real("fashion")
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> advnb.Dataset:
+    return real("cifar10")
 
 
 @pytest.fixture(scope="session")

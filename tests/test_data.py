@@ -1,12 +1,8 @@
-"""Splits, local files good and bad, and the way to the network, which no test really goes."""
+"""Splits, local files good and bad, the folders they lie in, and the real sets."""
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -307,7 +303,7 @@ def test_unknown_names(name: str, match: str) -> None:
         advnb.load(name)
 
 
-# --- folders, the network
+# --- folders, the real sets
 
 
 def test_folders_are_searched_in_order(
@@ -328,115 +324,13 @@ def test_folders_are_searched_in_order(
     assert advnb.load("mnist").sizes == (40, 20)
 
 
-def test_no_network_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, unkept: Path) -> None:
-    def nowhere(*_: object, **__: object) -> None:
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
-    for name in ("mnist", "fashion"):
-        with refused("not on this machine", ConnectionError):
-            advnb.load(name)
-        fallen = advnb.load(name, offline="fonts")
-        assert (fallen.name, fallen.title) == ("fonts", "FONTS (hard)")
-    with refused("nothing-like-it"):
-        advnb.load("mnist", offline="nothing-like-it")
-    assert not list(unkept.glob("*"))
-
-
-def test_a_hanging_network_is_given_up(monkeypatch: pytest.MonkeyPatch, unkept: Path) -> None:
-    over = threading.Event()
-
-    def hang(*_: object, **__: object) -> None:
-        over.wait(60)
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    began = time.monotonic()
-    try:
-        with refused("not on this machine", ConnectionError):
-            advnb.load("mnist")
-        assert time.monotonic() - began < 10
-    finally:
-        over.set()
-
-
-def idx(values: np.ndarray) -> bytes:
-    """The official files' format: two zeros, type 8, the number of axes, their lengths, bytes."""
-    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-    return header + values.astype(np.uint8).tobytes()
-
-
-@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion", "FashionMNIST")])
-def test_download(name: str, kind: str, monkeypatch: pytest.MonkeyPatch, unkept: Path) -> None:
-    import torchvision
-
-    content = arrays((28, 28), n=20, classes=10)
-    files = {
-        "train-images-idx3-ubyte": content["train_x"],
-        "train-labels-idx1-ubyte": content["train_y"],
-        "t10k-images-idx3-ubyte": content["test_x"],
-        "t10k-labels-idx1-ubyte": content["test_y"],
-    }
-    asked = []
-
-    def download(self: torchvision.datasets.MNIST) -> None:
-        asked.append(type(self).__name__)
-        os.makedirs(self.raw_folder, exist_ok=True)
-        for file, values in files.items():
-            Path(self.raw_folder, file).write_bytes(idx(values))
-
-    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: bool(addresses))
-    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    first = advnb.load(name)
-    assert set(asked) == {kind}
-    assert first.sizes == (20, 10)
-    assert len(first.classes) == 10
-    with np.load(unkept / f"{name}.npz") as file:
-        assert all((file[k] == content[k]).all() for k in content)
-    assert torch.equal(first.train().x[:, 0] * 255, torch.from_numpy(content["train_x"]).float())
-    assert first.test().y.tolist() == content["test_y"].tolist()
-    assert [p.name for p in unkept.iterdir()] == [f"{name}.npz"]  # nothing else is left behind
-
-    asked.clear()
-    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: pytest.fail("asked again"))
-    assert torch.equal(advnb.load(name).train().x, first.train().x)
-    assert not asked
-
-
-@pytest.mark.parametrize("error", [OSError("reset"), RuntimeError("File not found or corrupted")])
-def test_a_broken_download_leaves_nothing(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, unkept: Path
-) -> None:
-    import torchvision
-
-    def download(self: torchvision.datasets.MNIST) -> None:
-        os.makedirs(self.raw_folder, exist_ok=True)
-        Path(self.raw_folder, "train-images-idx3-ubyte").write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: True)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    with refused("could not be downloaded", ConnectionError):
-        advnb.load("mnist")
-    assert not list(unkept.iterdir())
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion"])
+@pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10"])
 def test_the_real_sets(name: str, request: pytest.FixtureRequest) -> None:
     data = request.getfixturevalue(name)
-    assert data.sizes == (60_000, 10_000)
-    assert data.shape == (1, 28, 28)
+    assert data.sizes == (50_000 if name == "cifar10" else 60_000, 10_000)
+    assert data.shape == ((3, 32, 32) if name == "cifar10" else (1, 28, 28))
+    assert len(data.classes) == 10
     test = data.test()
-    assert test.y.bincount().tolist() == [
-        980,
-        1135,
-        1032,
-        1010,
-        982,
-        892,
-        958,
-        1028,
-        974,
-        1009,
-    ] or (name == "fashion" and test.y.bincount().tolist() == [1000] * 10)
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert test.y.bincount().tolist() == (counts if name == "mnist" else [1000] * 10)
     assert (test.x.amin(), test.x.amax()) == (0, 1)

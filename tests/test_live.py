@@ -457,7 +457,7 @@ def test_an_error_is_shown_and_the_panel_goes_on(letters: advnb.Split) -> None:
 def test_data_that_is_not_here_is_an_error_in_the_panel(
     panel: BlindspotPanel, unkept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: False)
+    monkeypatch.setattr(advnb.downloads, "reachable", lambda addresses: False)
     picture = panel.view.value
     panel.submit(data="mnist")
     assert panel.settle(WAIT)

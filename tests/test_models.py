@@ -1,4 +1,4 @@
-"""The papers' networks, and that looking at a model leaves no trace on it."""
+"""Looking at a model: what is counted, and that no trace of it is left."""
 
 from __future__ import annotations
 
@@ -10,69 +10,10 @@ from torch import nn
 
 import advnb
 from advnb import Attack, Pixels, Split
-from advnb.models import CNN, MadryMNIST, lent, logits
+from advnb.models import CNN, lent, logits
 from advnb.stats import generator
 
 from .conftest import refused
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def test_sizes() -> None:
-    assert count(CNN()) == 100_262
-    assert count(MadryMNIST()) == 3_274_634
-
-
-def test_shapes() -> None:
-    x = torch.rand(3, 1, 28, 28)
-    for model, width in ((CNN(), 100), (MadryMNIST(), 1024)):
-        model.eval()
-        assert model.features(x).shape == (3, width)
-        assert torch.equal(model(x), model.head(model.features(x)))
-        assert model(x).shape == (3, 10)
-    assert (MadryMNIST().features(x) >= 0).all()  # after its ReLU
-    assert (CNN().features(x) < 0).any()  # nothing between the two linear layers
-    colour = CNN(shape=(3, 33, 20), classes=4).eval()
-    assert colour(torch.rand(2, 3, 33, 20)).shape == (2, 4)
-    assert colour.features(torch.rand(2, 3, 33, 20)).shape == (2, 40)
-
-
-def weights(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-
-
-def test_initial_weights_of_the_cnn() -> None:
-    for layer in weights(CNN(3)):
-        w = layer.weight
-        std = math.sqrt(2 / 3 / w[0].numel())
-        assert w.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * w.numel()))
-        assert abs(w.mean().item()) < 5 * std / math.sqrt(w.numel())
-        assert layer.bias.eq(0).all()
-    norms = [m for m in CNN(3).modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 3
-    assert all(m.weight.eq(1).all() and m.bias.eq(0).all() for m in norms)
-
-
-def test_initial_weights_of_madrys_net() -> None:
-    cut = 0.1 * 0.87962566  # deviation of a standard normal that is cut at +-2
-    for layer in weights(MadryMNIST(3)):
-        w = layer.weight
-        assert w.std().item() == pytest.approx(cut, rel=5 / math.sqrt(2 * w.numel()))
-        assert w.abs().max() <= 0.2
-        assert torch.allclose(layer.bias, torch.tensor(0.1))
-
-
-@pytest.mark.parametrize("network", [CNN, MadryMNIST])
-def test_the_seed_decides_the_weights(network: type[nn.Module]) -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    a, b, c = network(1), network(1), network(2)
-    assert torch.equal(torch.get_rng_state(), before)
-    vectors = [nn.utils.parameters_to_vector(m.parameters()) for m in (a, b, c)]
-    assert torch.equal(vectors[0], vectors[1])
-    assert not torch.equal(vectors[0], vectors[2])
 
 
 def test_accuracy_against_a_hand_count(trained: CNN, fonts: advnb.Dataset) -> None:

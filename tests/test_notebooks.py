@@ -256,7 +256,7 @@ def run(cells: list[nbformat.NotebookNode]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advnb.data, "_reachable", lambda addresses: False)
+    monkeypatch.setattr(advnb.downloads, "reachable", lambda addresses: False)
 
 
 @every

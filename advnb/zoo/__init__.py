@@ -120,8 +120,13 @@ def load(name: str, folder: Path = FOLDER) -> Network:
     tensors, _ = load_tensors(path)
     if digest(tensors) != about["checksum"]:
         raise DamagedFileError(f"{path} is not the file its card describes: train it again")
-    network = NETWORKS[about["network"]](shape=tuple(about["shape"]), classes=about["classes"])
-    network.load_state_dict(tensors)
+    try:
+        network = NETWORKS[about["network"]](shape=tuple(about["shape"]), classes=about["classes"])
+        network.load_state_dict(tensors)
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        raise DamagedFileError(
+            f"{folder / name}.json describes another network than its weights: train it again"
+        ) from None
     return network.eval()
 
 

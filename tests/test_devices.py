@@ -1,0 +1,98 @@
+"""A GPU gives what the CPU gives: logits, letters, attacks, training. Skipped without one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import advnb
+from advnb import Attack, Pixels
+from advnb.models import CNN, MadryCIFAR, ResNet13, full_precision, kept_random, logits, seed_device
+
+FOUND = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+
+
+@pytest.fixture(params=["cuda", "mps"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param not in FOUND:
+        pytest.skip(f"no {request.param} device")
+    return torch.device(request.param)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool(((a.cpu() - b.cpu()).abs() <= tolerance).all())
+
+
+@pytest.mark.parametrize("network", [CNN, ResNet13, MadryCIFAR])
+def test_logits(network: type[CNN], device: torch.device) -> None:
+    model = network(0).eval()
+    split = advnb.Split(
+        torch.rand(16, *model.shape, generator=advnb.stats.generator(1)), torch.arange(16) % 10
+    )
+    expected = logits(model, split)
+    there = copy.deepcopy(model).to(device)
+    assert logits(there, split).device.type == "cpu"  # the split's
+    assert close(logits(there, split), expected, 1e-4 * expected.abs().max().item())
+
+
+def test_decoded_letters(fonts: advnb.Dataset, device: torch.device) -> None:
+    split = fonts.test(500)
+    assert split.to(device).x.device.type == device.type
+    assert close(split.to(device).x, split.x, 1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("optimizer", ["adam", "sign"])
+def test_attack(fonts: advnb.Dataset, device: torch.device, norm: str, optimizer: str) -> None:
+    model, split = advnb.zoo.load("fonts-cnn-adversarial"), fonts.test(500)
+    eps = 0.1 if norm == "linf" else 1.5
+    attack = Attack(Pixels(eps, norm), lr=eps / 20, optimizer=optimizer, restarts=2)
+    here, there = attack(model, split), attack(copy.deepcopy(model).to(device), split)
+    assert there.x.device.type == "cpu"
+    # a rounding here and there tips an image over: 1 in 100 may differ
+    assert (here.success != there.success).float().mean() <= 0.01
+    assert abs(here.success_rate().value - there.success_rate().value) <= 0.01
+    on_it = attack(copy.deepcopy(model).to(device), split.to(device))
+    assert on_it.x.device.type == on_it.success.device.type == device.type
+    change = (there.x.double() - split.x.double()).flatten(2)
+    size = change.abs().amax(2) if norm == "linf" else change.norm(dim=2)
+    assert size.max() <= eps
+    assert 0 <= there.x.min() <= there.x.max() <= 1
+
+
+def test_training(fonts: advnb.Dataset, device: torch.device) -> None:
+    recipe = advnb.recipes.adversarial(Attack(Pixels(0.1), steps=5))
+    split = fonts.train(500)
+    models = [
+        advnb.fit(CNN(0).to(where), split, recipe, epochs=1, progress=False)
+        for where in ("cpu", device)
+    ]
+    assert next(models[1].parameters()).device.type == device.type
+    here, there = (torch.nn.utils.parameters_to_vector(m.parameters()).cpu() for m in models)
+    start = torch.nn.utils.parameters_to_vector(CNN(0).parameters())
+    # five steps: what rounding has grown to is small beside the way that was gone
+    assert (here - there).norm() <= 0.05 * (here - start).norm()
+
+
+def test_products_are_of_full_precision(device: torch.device) -> None:
+    stream = advnb.stats.generator(3)
+    x, w = (
+        torch.randn(8, 64, 16, 16, generator=stream),
+        torch.randn(64, 64, 3, 3, generator=stream),
+    )
+    exact = torch.nn.functional.conv2d(x.double(), w.double())
+    with full_precision(device):
+        found = torch.nn.functional.conv2d(x.to(device), w.to(device)).cpu().double()
+    assert (found - exact).abs().max() <= 2e-5 * exact.abs().max()  # TF32: 1e-3
+
+
+def test_the_random_state_comes_back(device: torch.device) -> None:
+    seed_device(device, 5)
+    first = torch.rand(3, device=device)
+    seed_device(device, 5)
+    with kept_random(device):
+        torch.rand(100, device=device)
+    assert torch.equal(torch.rand(3, device=device), first)
