@@ -44,7 +44,7 @@ class Wrapped(nn.Module):
 
     def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.training = module, module.training
         for name, values in (("mean", mean), ("std", std)):
             row = torch.as_tensor(values, dtype=torch.float32, device=device_of(module))
             self.register_buffer(name, row.view(1, -1, 1, 1))
@@ -53,17 +53,22 @@ class Wrapped(nn.Module):
         return self.module((x - self.mean) / self.std)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last linear layer reads, [N, d]: of most image models, the layer that Zhang
-        et al. measure distances in. RuntimeError where there is no such layer."""
-        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            raise RuntimeError("this model has no linear layer: give an own function of features")
+        """What the linear layer that comes last reads, [N, d]: of most image models, the layer
+        that Zhang et al. measure distances in. RuntimeError where there is no such layer."""
         read: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+
+        def keep(_: nn.Module, inputs: tuple, named: dict) -> None:
+            read.append(inputs[0] if inputs else named["input"])
+
+        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
+        hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in linear]
         try:
             self(x)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+        if not read:
+            raise RuntimeError("this model uses no linear layer: give an own function of features")
         return read[-1].flatten(1)
 
 
@@ -123,27 +128,50 @@ def lent(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
                 module.training = training
 
 
+class _FullPrecision:
+    """Counts who is inside: the setting belongs to the process, and panels are threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.setting: tuple[Any, str, Any]
+        self.before: Any
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside > 1:
+                return
+            cudnn: Any = torch.backends.cudnn
+            try:
+                self.before = cudnn.allow_tf32
+                self.setting = (cudnn, "allow_tf32", False)
+            except RuntimeError:  # somebody uses the newer settings, and the two do not mix
+                self.setting = (cudnn.conv, "fp32_precision", "ieee")
+                self.before = cudnn.conv.fp32_precision
+            setattr(*self.setting)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                setattr(*self.setting[:2], self.before)
+
+
+_precision = _FullPrecision()
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """float32 that is float32: on a GPU of NVIDIA's PyTorch convolves in TF32, 10 bits in place
-    of 23, and the results are not the CPU's. A choice made by the newer `fp32_precision`
-    settings stands."""
-    cudnn = torch.backends.cudnn
-    try:
-        before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    except RuntimeError:  # the older settings cannot be read beside the newer ones
+    of 23, and the results are not the CPU's. (Its matrix products are exact unless told else.)"""
+    if device.type != "cuda":
         yield
         return
-    if device.type != "cuda" or before == (False, "highest"):
-        yield
-        return
+    _precision.enter()
     try:
-        cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
+        _precision.leave()
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 Pixels are in [0, 1] outside a network; normalisation, where there is any, is inside it. Every
 network has `features(x)`, the layer that Zhang et al. measure distances in (Z eq. 2), takes any
-image size and number of classes, and draws its weights from a generator of its own: building one
-leaves the global random state alone. Sizes below are for the papers' images.
+number of classes and any image size that its layers leave something of, and draws its weights from
+a generator of its own: building one leaves the global random state alone. Sizes below are for the
+papers' images.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ class Network(nn.Module):
         self, seed: int = 0, *, shape: Shape | None = None, classes: int | None = None
     ) -> None:
         super().__init__()
-        self.shape = self.SHAPE if shape is None else tuple(shape)
+        self.shape = self.SHAPE if shape is None else shape
         self.classes = self.CLASSES if classes is None else classes
-        sizes = (*self.shape, self.classes)
+        sizes = [*self.shape, self.classes] if isinstance(self.shape, tuple) else []
         if len(sizes) != 4 or not all(type(s) is int and s > 0 for s in sizes):
             raise ValueError(
-                f"shape must be three whole numbers (C, H, W), classes one; got {shape}, {classes}"
+                "shape must be three whole numbers (C, H, W) in a tuple, classes one; got "
+                f"{shape!r:.40}, {classes!r:.40}"
             )
         with torch.random.fork_rng(devices=[]):
             body, head = self.layers()
@@ -210,8 +212,9 @@ class MadryCIFAR(Network):
     slope 0.1, the mean over what is left. 45,901,914 parameters.
 
     Each image is standardised inside, so alpha and beta change nothing: this network sees no
-    contrast. `features` is the last mean (640 numbers). Convolutions: normal of variance
-    2 / (9 * output channels); the linear layer uniform within sqrt(3 / 640); biases 0.
+    contrast. Padding is alike on all sides (TensorFlow, with stride 2, pads one side only).
+    `features` is the last mean (640 numbers). Convolutions: normal of variance 2 / (9 * output
+    channels); the linear layer uniform within sqrt(3 / 640); biases 0.
     """
 
     SHAPE = (3, 32, 32)

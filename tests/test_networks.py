@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -478,6 +479,31 @@ def test_what_no_image_is_standardised_by(mean: object, std: object, message: st
         wrap(nn.Flatten(), mean, std)
 
 
+def test_a_wrapped_model_keeps_its_mode() -> None:
+    assert wrap(nn.Flatten().eval(), MEAN, STD).training is False
+    assert wrap(nn.Flatten(), MEAN, STD).training is True
+
+
+class Heads(nn.Module):
+    """A linear layer called by keyword, and one that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(input=x.flatten(1))
+
+
+def test_features_of_the_layer_that_is_really_called() -> None:
+    x = pixels(2, (3, 2, 2))
+    wrapped = wrap(Heads(), MEAN, STD)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    assert torch.allclose(wrapped.features(x), ((x - mean) / std).flatten(1))
+    with refused("no linear layer", RuntimeError):
+        wrap(nn.Flatten(), MEAN, STD).features(x)
+
+
 def test_only_a_module_is_wrapped() -> None:
     with refused("must be a torch.nn.Module; got function"):
         wrap(lambda x: x, MEAN, STD)
@@ -486,56 +512,68 @@ def test_only_a_module_is_wrapped() -> None:
 # what is put back
 
 
-def choice() -> tuple[bool, str]:
-    return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+GPU = torch.device("cuda")
+
+
+def rounded() -> bool:
+    return torch.backends.cudnn.allow_tf32
 
 
 @pytest.fixture
 def rough() -> Iterator[None]:
-    """An earlier choice of few bits, as someone may make for speed."""
-    before = choice()
+    """PyTorch's default, or an earlier choice: convolutions with few bits."""
+    before = rounded()
     torch.backends.cudnn.allow_tf32 = True
-    torch.set_float32_matmul_precision("medium")
     yield
-    torch.backends.cudnn.allow_tf32 = before[0]
-    torch.set_float32_matmul_precision(before[1])
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.usefixtures("rough")
 def test_full_precision_on_a_gpu_and_the_earlier_choice_afterwards() -> None:
-    with full_precision(torch.device("cuda")):
-        assert choice() == (False, "highest")
-        with full_precision(torch.device("cuda")):
-            assert choice() == (False, "highest")
-        assert choice() == (False, "highest")
-    assert choice() == (True, "medium")
+    with full_precision(GPU):
+        assert not rounded()
+        with full_precision(GPU):
+            assert not rounded()
+        assert not rounded()
+    assert rounded()
 
     def broken() -> None:
-        with full_precision(torch.device("cuda")):
+        with full_precision(GPU):
             raise KeyError
 
     with pytest.raises(KeyError):
         broken()
-    assert choice() == (True, "medium")
+    assert rounded()
+
+
+@pytest.mark.usefixtures("rough")
+def test_full_precision_lasts_until_the_last_thread_leaves() -> None:
+    first, second = full_precision(GPU), full_precision(GPU)
+    with ExitStack() as stack:
+        with first:
+            stack.enter_context(second)
+        assert not rounded()  # the first has gone, the second is still inside
+    assert rounded()
 
 
 @pytest.mark.usefixtures("rough")
 def test_full_precision_changes_nothing_elsewhere() -> None:
     with full_precision(torch.device("cpu")):
-        assert choice() == (True, "medium")
-    assert choice() == (True, "medium")
+        assert rounded()
+    assert rounded()
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has no such")
-def test_a_choice_by_the_newer_settings_stands() -> None:
+def test_full_precision_beside_the_newer_settings() -> None:
     code = """if True:
         import torch
         from advnb.models import full_precision
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"
         try:
             torch.backends.cudnn.allow_tf32
         except RuntimeError:
             print("unreadable")
+        print(torch.backends.cudnn.conv.fp32_precision)
         with full_precision(torch.device("cuda")):
             print(torch.backends.cudnn.conv.fp32_precision)
         print(torch.backends.cudnn.conv.fp32_precision)
@@ -543,7 +581,7 @@ def test_a_choice_by_the_newer_settings_stands() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert ran.stdout.split() == ["unreadable", "ieee", "ieee"]
+    assert ran.stdout.split() == ["unreadable", "tf32", "ieee", "tf32"]
 
 
 def test_the_random_state_comes_back() -> None:
