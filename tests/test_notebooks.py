@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -272,6 +273,62 @@ def test_the_cells_that_checks_stand_on_say_the_same(path: Path) -> None:
 @pytest.mark.parametrize("path", OFFLINE, ids=lambda path: path.stem)
 def test_a_run_without_data_says_the_same(path: Path, unkept: Path) -> None:
     assert run(code(read(path))) == committed(path)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A reader's images: 20x24 in colour, four classes that differ in colour and place."""
+    stream = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 600), ("test", 200)):
+        y = np.arange(n) % 4
+        x = stream.normal(110, 30, (n, 20, 24, 3))
+        for kind, (row, column) in enumerate(((0, 0), (0, 12), (10, 0), (10, 12))):
+            x[y == kind, row : row + 10, column : column + 12, kind % 3] += 70
+        arrays |= {f"{part}_x": x.clip(0, 255).astype(np.uint8), f"{part}_y": y}
+    np.savez(tmp_path / "my.npz", **arrays)
+    return tmp_path / "my.npz"
+
+
+def solution(path: Path, word: str) -> str:
+    """The code of the exercise's solution that holds the word."""
+    blocks = re.findall(r"```python\n(.*?)```", prose(read(path)), re.DOTALL)
+    (found,) = (block for block in blocks if word in block)
+    return found
+
+
+def test_own_images_go_through_the_whole_blind_spot_notebook(own: Path) -> None:
+    path = FOLDER / "08_blindspots.ipynb"
+    cells = code(read(path))
+    lines = cells[0].source.splitlines(keepends=True)
+    (first,) = (i for i, line in enumerate(lines) if line.startswith("data ="))
+    assert lines[first + 1].startswith("model =")
+    mine = solution(path, "my.npz").replace("my.npz", str(own))
+    cells[0].source = "".join([*lines[:first], mine, *lines[first + 2 :]])
+    assert len(run(cells)) == len(committed(path))
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "01_adversarial_examples"])
+def test_own_images_go_through_the_first_notebooks(
+    name: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = advnb.load(own)
+
+    def fitted(named: str) -> nn.Module:
+        recipe = advnb.recipes.normal()
+        if "adversarial" in named:
+            recipe = advnb.recipes.adversarial(advnb.Attack(advnb.Pixels(0.1), steps=5), 1.0)
+        model = advnb.models.CNN(shape=data.shape, classes=len(data.classes))
+        return advnb.fit(model, data.train(), recipe, epochs=4, progress=False)
+
+    monkeypatch.setattr(advnb, "load", lambda *_, **__: data)
+    monkeypatch.setattr(advnb.zoo, "load", fitted)
+    path = FOLDER / f"{name}.ipynb"
+    texts = run(code(read(path)))
+    assert len(texts) == len(committed(path))
+    bounds = [text for text in texts if "eps" in text or "radius" in text]
+    assert bounds
+    assert not any("DOES NOT HOLD" in text for text in bounds)
 
 
 Patch = pytest.MonkeyPatch
