@@ -98,11 +98,10 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
         except ConnectionError as error:
             if offline is not None:
                 return load(offline)
-            here = ", ".join([n for n in TITLES if n.startswith("fonts") or find(n)])
             raise ConnectionError(
                 f"{TITLES[name]} is not on this machine and could not be downloaded ({error}). "
-                f"These sets need no network: {here}. Or put {name}.npz in a folder that "
-                "ADVNB_DATA names"
+                f"These sets need no network: {', '.join(here())}. Or put {name}.npz in a folder "
+                "that ADVNB_DATA names"
             ) from None
     return _from_npz(name, found)
 
@@ -113,6 +112,11 @@ def find(name: str) -> Path | None:
         if (folder / f"{name}.npz").is_file():
             return folder / f"{name}.npz"
     return None
+
+
+def here() -> list[str]:
+    """The sets that need no network: FONTS, and what lies on this machine."""
+    return [name for name in TITLES if name.startswith("fonts") or find(name)]
 
 
 def folders() -> list[Path]:

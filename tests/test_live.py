@@ -370,19 +370,19 @@ def test_the_order_of_what_is_submitted_does_not_matter(panel: BlindspotPanel) -
     ("alpha", "beta", "black", "white"),
     [(1, 0, "0", "1"), (0.9, 0.05, "0.1", "1"), (0.8, 0, "0.1", "0.9"), (0.7, -0.15, "0", "0.7")],
 )
-def test_words_tell_the_background_and_the_strokes(
+def test_words_tell_what_black_and_white_become(
     panel: BlindspotPanel, alpha: float, beta: float, black: str, white: str
 ) -> None:
     panel.submit(alpha=alpha, beta=beta)
-    assert f"background becomes <b>{black}</b>" in panel.words.value
-    assert f"strokes <b>{white}</b>" in panel.words.value
+    assert f"Black becomes <b>{black}</b>, white <b>{white}</b>" in panel.words.value
     assert f"contrast {alpha:.0%}" in panel.words.value
 
 
 def test_models_and_data_are_picked_by_name(panel: BlindspotPanel) -> None:
     assert set(advnb.zoo.names()) < set(panel.controls["model"].options)
     names = {value for _, value in panel.controls["data"].options}
-    assert {"fonts", "fonts-easy", "fonts-moderate", "mnist", "fashion"} < names
+    assert names == {"as given", *advnb.data.here()}  # and nothing that is to be downloaded
+    assert names >= {"fonts", "fonts-easy", "fonts-moderate"}
     shown(panel, model="fonts-cnn-normal", data="fonts-easy", beta=0.05)
     easy = advnb.load("fonts-easy").test(12)
     assert_tells(panel, advnb.zoo.load("fonts-cnn-normal"), easy)
@@ -454,10 +454,14 @@ def test_an_error_is_shown_and_the_panel_goes_on(letters: advnb.Split) -> None:
     assert 'role="status"' in panel.message.value
 
 
-def test_data_that_is_not_here_is_an_error_in_the_panel(
-    panel: BlindspotPanel, unkept: Path, monkeypatch: pytest.MonkeyPatch
+def test_data_that_has_gone_is_an_error_in_the_panel(
+    unkept: Path, letters: advnb.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advnb.downloads, "reachable", lambda addresses: False)
+    unkept.mkdir()
+    (unkept / "mnist.npz").touch()
+    panel = shown(BlindspotPanel(advnb.zoo.load("fonts-cnn-normal"), letters, steps=3))
+    (unkept / "mnist.npz").unlink()
     picture = panel.view.value
     panel.submit(data="mnist")
     assert panel.settle(WAIT)

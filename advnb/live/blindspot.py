@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import zoo
 from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
-from ..data import TITLES, load
+from ..data import TITLES, here, load
 from ..files import write
 from ..models import checked, logits, predictions
 from ..perturbations import Pixels
@@ -65,7 +65,8 @@ class BlindspotPanel(Panel):
             "steps": slider("steps", int(steps), 1, 100, 1),
             "model": widgets.Dropdown(options=[MINE, *zoo.names()], description="model"),
             "data": widgets.Dropdown(
-                options=[(f"{name} ({MINE})", MINE), *((t, n) for n, t in TITLES.items())],
+                # what would first have to be downloaded is nothing for a panel
+                options=[(f"{name} ({MINE})", MINE), *((TITLES[n], n) for n in here())],
                 description="data",
             ),
         }
