@@ -10,12 +10,12 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from numbers import Integral, Real
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .checks import brief, number, whole
 from .models import BATCH, checked, device_of, lent, logits, probe
 from .perturbations import STARTS, PerturbationSet, Start, norms
 from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
@@ -55,21 +55,19 @@ class Attack:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("restarts", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            if name == "batch_size" and value is None:
-                continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number >= {least}; got {value!r}")
-        if not isinstance(self.lr, Real) or isinstance(self.lr, bool) or not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be a positive number; got {self.lr!r}")
+            if name != "batch_size" or self.batch_size is not None:
+                whole(name, getattr(self, name), least)
+        number("lr", self.lr, "a positive number", lambda v: 0 < v < math.inf)
         choices = {"optimizer": ("adam", "sign"), "start": STARTS, "keep": ("first", "strongest")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {known}; got {brief(getattr(self, name))}")
         if not callable(self.loss) and str(self.loss) not in LOSSES:
-            raise ValueError(f'loss must be "ce", "margin" or a function; got {self.loss!r}')
+            raise ValueError(f'loss must be "ce", "margin" or a function; got {brief(self.loss)}')
         if isinstance(self.set, type) or not hasattr(self.set, "region"):
-            raise ValueError(f"set must be a perturbation set, Pixels(0.3) say; got {self.set!r}")
+            raise ValueError(
+                f"set must be a perturbation set, Pixels(0.3) say; got {brief(self.set)}"
+            )
 
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
         """Attack every image of `split`; the result is on the split's device."""
@@ -143,7 +141,7 @@ class AttackResult:
         over="images": an image counts as fooled if any restart fooled it, as in Z.
         """
         if over not in ("pairs", "images"):
-            raise ValueError(f'over must be "pairs" or "images"; got {over!r}')
+            raise ValueError(f'over must be "pairs" or "images"; got {brief(over)}')
         hits = self.success[:, self.correct]
         return rate(hits if over == "pairs" else hits.any(0))
 

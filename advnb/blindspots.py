@@ -3,14 +3,15 @@ still classifies correctly, and no longer defends."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from .attacks import Attack
+from .checks import brief, number
 from .models import accuracy
 from .splits import Split
 from .stats import Rate
@@ -82,9 +83,10 @@ def scale_shift(x: Tensor, alpha: float, beta: float) -> Tensor:
     pixel would leave [0, 1]; `valid_shift(alpha)` is the range of beta that never does.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
-        raise ValueError(f"x must be a float tensor of images; got {type(x).__name__}")
-    if not isinstance(alpha, Real) or not isinstance(beta, Real) or not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha must be a positive number and beta one; got {alpha!r}, {beta!r}")
+        what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a float tensor of images; got {what}")
+    number("alpha", alpha, "a positive number", lambda v: 0 < v < math.inf)
+    number("beta", beta, "a number", math.isfinite)
     moved = alpha * x + ((1 - alpha) / 2 + beta)
     low, high = moved.detach().amin().item(), moved.detach().amax().item()
     if not (low >= -SLACK and high <= 1 + SLACK):
@@ -97,8 +99,7 @@ def scale_shift(x: Tensor, alpha: float, beta: float) -> Tensor:
 
 def valid_shift(alpha: float) -> tuple[float, float]:
     """The (low, high) range of beta for which any image stays valid: +-(1 - alpha) / 2."""
-    if not isinstance(alpha, Real) or not 0 < alpha <= 1:
-        raise ValueError(f"alpha must lie in (0, 1]: no shift is valid for {alpha!r}")
+    number("alpha", alpha, "a number in (0, 1]: no other has a valid shift", lambda v: 0 < v <= 1)
     return -(1 - alpha) / 2, (1 - alpha) / 2
 
 
@@ -125,9 +126,17 @@ def table(
     from tqdm.auto import tqdm
 
     rows = []
-    wanted = columns(split) if pairs is None else [tuple(pair) for pair in pairs]
+    if not isinstance(attack, Attack):
+        raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
+    try:
+        wanted = columns(split) if pairs is None else [(alpha, beta) for alpha, beta in pairs]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"pairs must be a list of (alpha, beta), two numbers each; got {brief(pairs)}"
+        ) from None
     for alpha, beta in wanted:  # all of them before the first attack starts
         low, high = valid_shift(alpha)
+        number("beta", beta, "a number", math.isfinite)
         if not low - SLACK <= beta <= high + SLACK:
             raise ValueError(
                 f"beta = {beta:g} is not valid for alpha = {alpha:g}: it may go from {low:g} to "

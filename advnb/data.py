@@ -10,12 +10,14 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import fonts
+from .checks import brief, existing
 from .downloads import KNOWN, download
 from .files import DamagedFileError, load_arrays
 from .splits import Split
@@ -54,11 +56,12 @@ class Dataset:
 
     def _first(self, n: int | None, train: bool) -> Split:
         size = self.sizes[0 if train else 1]
-        n = size if n is None else n
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= size:
+        if n is None:
+            return self.make(self, train, size)
+        if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= size:
             part = "training" if train else "test"
-            raise ValueError(f"{self.title} has {size:,} {part} images; {n!r} were asked for")
-        return self.make(self, train, n)
+            raise ValueError(f"{self.title} has {size:,} {part} images; {brief(n)} were asked for")
+        return self.make(self, train, int(n))
 
     def __repr__(self) -> str:
         return (
@@ -76,19 +79,17 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
     for an unusable file, ConnectionError where a download fails.
     """
     if not isinstance(name, str | os.PathLike):
-        raise ValueError(f"a data set is named by a string or a path; got {name!r:.60}")
-    if offline is not None and offline not in TITLES:
-        raise ValueError(f"offline must name a data set, 'fonts' say; got {offline!r:.60}")
+        raise ValueError(f"a data set is named by a string or a path; got {brief(name)}")
+    if offline is not None and (not isinstance(offline, str) or offline not in TITLES):
+        raise ValueError(f"offline must name a data set, 'fonts' say; got {brief(offline)}")
     path = Path(name)
     if path.suffix == ".npz":
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file")
-        return _from_npz(path.stem, path)
+        return _from_npz(path.stem, existing(path))
     name = str(name)
     if name not in TITLES:
         near = difflib.get_close_matches(name, TITLES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TITLES)}"
-        raise ValueError(f"no data set is called {name!r}; {hint} (or give a path to an .npz)")
+        raise ValueError(f"no data set is called {brief(name)}; {hint} (or give a path to an .npz)")
     if name.startswith("fonts"):
         return _fonts(name)
     found = find(name)
@@ -151,9 +152,16 @@ def _from_npz(name: str, path: Path) -> Dataset:
     arrays = _read_npz(path)
     labels = np.concatenate([arrays["train_y"], arrays["test_y"]])
     known = KNOWN.get(name)
+    if not known and labels.max() >= len(labels):  # else a stray label would make a million classes
+        raise DamagedFileError(
+            f"{path}: label {labels.max()} among {len(labels)} images: labels must count from 0"
+        )
     classes = known.classes if known else tuple(str(c) for c in range(int(labels.max()) + 1))
     if len(classes) <= labels.max():
-        raise DamagedFileError(f"{path}: label {labels.max()} in a set of {len(classes)} classes")
+        raise DamagedFileError(
+            f"{path}: label {labels.max()} in a set of {len(classes)} classes: labels must be 0 to "
+            f"{len(classes) - 1}"
+        )
     height, width = arrays["train_x"].shape[1:3]
     channels = arrays["train_x"].shape[3] if arrays["train_x"].ndim == 4 else 1
 
@@ -184,8 +192,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if y.dtype.kind not in "iu" or y.shape != x.shape[:1] or (y.astype(np.int64) < 0).any():
             raise DamagedFileError(
                 f"{path}: {part}_y must be whole numbers >= 0 [{len(x)}]; "
-                f"it is {y.dtype} {list(y.shape)}"
+                f"it is {y.dtype} {list(y.shape)}, smallest {y.min() if y.size else '-'}"
             )
     if arrays["train_x"].shape[1:] != arrays["test_x"].shape[1:]:
-        raise DamagedFileError(f"{path}: training and test images differ in size")
+        raise DamagedFileError(
+            f"{path}: training and test images differ in size: save them in one size"
+        )
     return arrays

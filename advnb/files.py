@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .checks import existing
+
 
 class DamagedFileError(ValueError):
     """A file whose content is not what was written, or not of the expected kind."""
@@ -25,15 +28,19 @@ class DamagedFileError(ValueError):
 def write(path: str | os.PathLike, save: Callable[[Path], object]) -> Path:
     """`save(temporary)`, flushed to disk, then renamed to `path`: whole or not there at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        why = error.strerror or "the disk may be full"
+        raise OSError(f"{path} cannot be written ({why}): name another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -56,9 +63,7 @@ def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], **about
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote: (tensors, about). DamagedFileError if a byte has changed."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+    path = existing(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -90,8 +95,7 @@ def save_arrays(
 
 def load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The named arrays of an .npz. DamagedFileError if one is missing or a byte has changed."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+    path = existing(path)
     try:
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.lib.npyio.NpzFile) and set(names) <= set(file.files):

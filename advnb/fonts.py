@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from .files import load_arrays, save_arrays
+from .checks import brief, whole
+from .files import DamagedFileError, load_arrays, save_arrays
 
 LETTERS = "ABCDEFGHIJ"
 SIZE = 28  # pixels a side
@@ -85,6 +86,11 @@ def latents(start: int, stop: int, variant: str = "hard", seed: int = 0) -> Tens
 def read_atlas() -> dict[str, np.ndarray]:
     """The shipped atlas: `glyphs` uint8 [faces, 10, 28, 28] (ink = 255), `names`, `licences`."""
     arrays = load_arrays(ATLAS, ("glyphs", "names", "licences", "licence"))
+    if len(arrays["glyphs"]) < N_FONTS:
+        raise DamagedFileError(
+            f"{ATLAS} holds {len(arrays['glyphs'])} faces and FONTS needs {N_FONTS:,}: install "
+            "advnb again"
+        )
     arrays["licences"] = arrays["licences"][arrays.pop("licence")]
     return arrays
 
@@ -98,6 +104,12 @@ class KnownManifold:
 
     variant: str = "hard"
     _glyphs: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.variant not in RANGES:
+            raise ValueError(
+                f"variant must be one of {', '.join(RANGES)}; got {brief(self.variant)}"
+            )
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -169,9 +181,15 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
     from fontTools.ttLib import TTCollection, TTFont, TTLibError
     from tqdm.auto import tqdm
 
+    if isinstance(folders, str | Path):  # its letters would be searched, "/" among them
+        raise ValueError(f"folders must be a list of folders; got {brief(folders)}")
+    seed = whole("seed", seed)
     paths = sorted({p for f in folders for p in Path(f).rglob("*") if p.suffix.lower() in SUFFIXES})
     if not paths:
-        raise ValueError(f"no .ttf, .otf or .ttc file in {', '.join(map(str, folders))}")
+        raise ValueError(
+            f"no .ttf, .otf or .ttc file in {brief([str(f) for f in folders])}: name a folder that "
+            "holds fonts"
+        )
     faces: dict[bytes, tuple[str, str, np.ndarray]] = {}
     for path in tqdm(paths, desc="faces"):
         try:
@@ -192,7 +210,7 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
         except (TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError):
             continue  # a file that the font libraries cannot read is not a usable face
     if not faces:
-        raise ValueError(f"no usable face among {len(paths):,} font files")
+        raise ValueError(f"no usable face among {len(paths):,} font files: name more folders")
     if len(faces) < N_FONTS and Path(out) == ATLAS:
         raise ValueError(f"FONTS needs {N_FONTS:,} faces and these are {len(faces):,}: name more")
     ordered = sorted(faces.values(), key=lambda face: (face[0], face[2].tobytes()))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import brief, whole
 from .networks import (
     CNN,
     MLP,
@@ -86,7 +87,8 @@ def wrap(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Wrap
         rows = [[float(v) for v in row] for row in (mean, std)]
     except (TypeError, ValueError):
         raise ValueError(
-            f"mean and std must be lists of one number a channel; got {mean!r:.40} and {std!r:.40}"
+            "mean and std must be lists of one number a channel; got "
+            f"{brief(mean)} and {brief(std)}"
         ) from None
     if not len(rows[0]) == len(rows[1]) > 0:
         raise ValueError(f"mean has {len(rows[0])} numbers and std {len(rows[1])}: one a channel")
@@ -216,17 +218,23 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     with lent(model), torch.no_grad():
         try:
             output = model(x)
-        except (RuntimeError, TypeError) as error:
-            size = "x".join(map(str, x.shape[1:]))
-            why = str(error).splitlines()[0].partition(":")[2] or str(error).splitlines()[0]
-            why = "" if "mat1" in why or "addmm" in why else f":{why}"
-            raise ValueError(f"the model cannot read {x.dtype} images of {size}{why}") from None
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
-        what = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            size, why = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
+            why = why.partition(": ")[2] or why
+            why = "" if "mat1" in why or "addmm" in why else f" ({brief(why)[1:-1]})"
+            raise ValueError(
+                f"the model cannot read {x.dtype} images of {size}{why}: give it the "
+                "images that it was made for"
+            ) from None
+    floats = isinstance(output, Tensor) and output.is_floating_point()
+    if not floats or output.ndim != 2 or len(output) != len(x):
+        is_tensor = isinstance(output, Tensor)
+        what = f"{output.dtype} {list(output.shape)}" if is_tensor else type(output).__name__
         raise ValueError(f"a model must return logits [{len(x)}, classes]; this one gave {what}")
     if int(split.y.max()) >= output.shape[1]:
         raise ValueError(
-            f"label {int(split.y.max())} is out of range for a model of {output.shape[1]} classes"
+            f"label {int(split.y.max())} is out of range for a model of {output.shape[1]} classes: "
+            f"labels must be 0 to {output.shape[1] - 1}"
         )
     return finite(output)
 
@@ -241,8 +249,7 @@ def finite(output: Tensor) -> Tensor:
 def logits(model: nn.Module, split: Split, batch_size: int = BATCH) -> Tensor:
     """The model's outputs for a split, [N, classes], on the split's device, without gradients."""
     probe(model, split)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number >= 1; got {batch_size!r}")
+    batch_size = whole("batch_size", batch_size, 1)
     parts = []
     with lent(model), torch.no_grad():
         for start in range(0, len(split), batch_size):

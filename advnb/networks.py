@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
+from .checks import brief
 from .stats import generator
 
 Shape = tuple[int, int, int]
@@ -41,7 +42,7 @@ class Network(nn.Module):
         if len(sizes) != 4 or not all(type(s) is int and s > 0 for s in sizes):
             raise ValueError(
                 "shape must be three whole numbers (C, H, W) in a tuple, classes one; got "
-                f"{shape!r:.40}, {classes!r:.40}"
+                f"{brief(shape)}, {brief(classes)}"
             )
         with torch.random.fork_rng(devices=[]):
             body, head = self.layers()

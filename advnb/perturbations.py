@@ -8,12 +8,12 @@ searches the image itself; other sets search a code.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from .checks import brief, number
 from .splits import Split
 
 Norm = Literal["linf", "l2"]
@@ -57,10 +57,9 @@ class Pixels:
 
 def check_radius(name: str, value: float, norm: str) -> None:
     """ValueError unless `value` is a positive number and `norm` one of the two."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1e6:
-        raise ValueError(f"{name} must be a positive number; got {value!r}")
+    number(name, value, "a positive number", lambda v: 0 < v < 1e6)
     if norm not in ("linf", "l2"):
-        raise ValueError(f'norm must be "linf" or "l2"; got {norm!r}')
+        raise ValueError(f'norm must be "linf" or "l2"; got {brief(norm)}')
 
 
 def norms(change: Tensor, norm: Norm) -> Tensor:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
 from .attacks import Attack
+from .checks import brief, number, whole
 
 
 class Schedule(Protocol):
@@ -53,6 +55,13 @@ class Part:
     share: float
     attack: Attack | None = None
 
+    def __post_init__(self) -> None:
+        number("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
+        if self.attack is not None and not isinstance(self.attack, Attack):
+            raise ValueError(
+                f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(self.attack)}"
+            )
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -71,15 +80,26 @@ class Recipe:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number >= 1; got {self.batch_size!r}")
-        if not isinstance(self.warmup, int | float) or self.warmup < 0:
-            raise ValueError(f"warmup must be a number of epochs >= 0; got {self.warmup!r}")
+        whole("batch_size", self.batch_size, 1)
+        number("warmup", self.warmup, "a number of epochs >= 0", lambda v: 0 <= v < math.inf)
+        number("weight_decay", self.weight_decay, "a number >= 0", lambda v: 0 <= v < math.inf)
+        if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers in [0, 1); got {brief(self.betas)}")
+        for beta in self.betas:
+            number("betas", beta, "two numbers in [0, 1)", lambda v: 0 <= v < 1)
+        if not callable(self.schedule):
+            raise ValueError(
+                f"schedule must be a function, Decay() say; got {brief(self.schedule)}"
+            )
+        if not isinstance(self.parts, tuple) or not all(isinstance(p, Part) for p in self.parts):
+            raise ValueError(f"parts must be a tuple of Part; got {brief(self.parts)}")
         shares = [part.share for part in self.parts]
         if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1):
             raise ValueError(f"the parts' shares must be positive and sum to 1; got {shares}")
         if min(self.counts()) < 1:
-            raise ValueError(f"a batch of {self.batch_size} is too small for shares {shares}")
+            raise ValueError(
+                f"a batch of {self.batch_size} is too small for shares {shares}: make it larger"
+            )
 
     def counts(self) -> list[int]:
         """Images of a batch that go to each part."""
@@ -109,9 +129,8 @@ def adversarial(
     variant, "first" its weak one (every image stops at its first flip).
     """
     if not isinstance(attack, Attack):
-        raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {attack!r:.60}")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1]; got {fraction}")
+        raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
+    number("fraction", fraction, "a number in (0, 1]", lambda v: 0 < v <= 1)
     attacked = Part(fraction, replace(attack, keep=keep, restarts=1))
     clean = () if fraction == 1 else (Part(1 - fraction),)
     return Recipe((*clean, attacked), **settings)  # type: ignore[arg-type]

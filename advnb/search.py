@@ -126,6 +126,10 @@ class Search:
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
         output = finite(self.model(self.attack.set.decode(code, part)))
         losses = self.score(output, part.y)
+        if not isinstance(losses, Tensor):
+            raise ValueError(
+                f"the loss must return a tensor, one number per image; got {type(losses).__name__}"
+            )
         if step == 0 and (losses.shape != part.y.shape or losses.requires_grad != differentiate):
             raise ValueError(
                 f"the loss must return one number per image, {list(part.y.shape)}, and keep the "

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
 from .stats import generator
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class Split:
             what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"x must be a float tensor [N, C, H, W]; got {what}")
         if 0 in x.shape[1:]:
-            raise ValueError(f"x holds images of no pixels: {list(x.shape)}")
+            raise ValueError(
+                f"x holds images of no pixels, {list(x.shape)}: every side must be 1 or more"
+            )
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
             what = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"y must be int64 [{len(x)}], one label an image; got {what}")
@@ -53,8 +56,10 @@ class Split:
         if (y < 0).any():
             raise ValueError(f"labels must be 0 or more; the smallest here is {y.min().item()}")
         for name, row in {"z": z, "font": font}.items():
+            if row is not None and not isinstance(row, Tensor):
+                raise ValueError(f"{name} must be a tensor or None; got {type(row).__name__}")
             if row is not None and len(row) != len(x):
-                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images")
+                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images: one each")
         self.y, self.z, self.font, self.dataset = y, z, font, dataset
         self._x: Tensor | None = x
         self._gather: tuple[Tensor, Tensor] | None = None
@@ -119,12 +124,13 @@ class Split:
             rows = key
         else:
             positions = list(range(len(self))[key]) if isinstance(key, slice) else key
+            odd = f"a split is indexed by whole numbers or a mask; got {checks.brief(key)}"
             try:
                 rows = torch.as_tensor(positions)
             except (TypeError, ValueError, RuntimeError):
-                rows = torch.empty(0)
+                raise IndexError(odd) from None
             if rows.ndim > 1 or (rows.is_floating_point() and len(rows)) or rows.is_complex():
-                raise IndexError(f"a split is indexed by whole numbers or a mask; got {key!r:.60}")
+                raise IndexError(odd)
             if rows.is_floating_point():
                 rows = rows.long()  # an empty list
             if rows.ndim == 0 and rows.dtype != torch.bool:
@@ -134,9 +140,18 @@ class Split:
             rows = rows.to(self.y.device)
             if rows.dtype == torch.bool:  # as positions, so that a part of a part can be taken
                 rows = rows.nonzero()[:, 0]
-        y = self.y[rows]
+        try:
+            y = self.y[rows]
+        except IndexError:
+            raise IndexError(
+                f"{checks.brief(key)} does not lie in a split of {len(self)} images: they count "
+                "from 0"
+            ) from None
         if len(y) == 0:
-            raise IndexError(f"{key!r:.60} selects nothing from a split of {len(self)} images")
+            raise IndexError(
+                f"{checks.brief(key)} selects nothing from a split of {len(self)} images: take "
+                "one or more"
+            )
         z = None if self.z is None else self.z[rows]
         font = None if self.font is None else self.font[rows]
         x, gather = None, None
@@ -155,7 +170,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The split on a device; itself where it is there already."""
-        device = torch.device(device)
+        device = device if device == self.y.device else checks.device(device)
         if self.y.device == device:
             return self
         z = None if self.z is None else self.z.to(device)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import brief
+
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
 
@@ -39,6 +41,8 @@ def rate(hits: Tensor) -> Rate:
     uses the effective sample size that the spread *between* units implies, which lies between
     n and repeats * n.
     """
+    if not isinstance(hits, Tensor):
+        raise ValueError(f"hits must be a tensor of bool; got {type(hits).__name__}")
     hits = hits.detach().cpu().double()
     count = hits.numel()
     if count == 0:
@@ -68,6 +72,8 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     """
     from scipy.stats import binomtest
 
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must be of the same images; got {len(a)} and {len(b)}")
     more, less = int((a & ~b).sum()), int((b & ~a).sum())
     return float(binomtest(more, more + less, alternative="greater").pvalue) if more else 1.0
 
@@ -80,7 +86,7 @@ def verdict(claim: str, holds: bool | Tensor) -> str:
 def generator(*key: int) -> torch.Generator:
     """A CPU generator decided by whole numbers: the same key, the same stream, on any device."""
     if not all(isinstance(k, Integral) for k in key):
-        raise ValueError(f"a seed must be a whole number; got {key!r}")
+        raise ValueError(f"a seed must be a whole number; got {brief(key)}")
     # a length and two words a number: else (7) and (7, 0), or 2**32 and (0, 1), would be one key
     words = [
         len(key),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from .checks import brief, whole
 from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, finite, full_precision, kept_random, probe, seed_device
 from .recipes import Recipe
@@ -42,15 +43,21 @@ def fit(
 
     Raises ValueError where split, model or checkpoint do not fit the run.
     """
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs must be a whole number >= 1; got {epochs!r}")
+    epochs = whole("epochs", epochs, 1)
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"fit needs a Recipe, recipes.normal() say; got {recipe!r:.60}")
-    if checkpoint is not None and Path(checkpoint).is_dir():
-        raise ValueError(f"checkpoint must name a file; {checkpoint} is a folder")
+        raise ValueError(f"fit needs a Recipe, recipes.normal() say; got {brief(recipe)}")
+    if checkpoint is not None:
+        if not isinstance(checkpoint, str | os.PathLike):
+            raise ValueError(f"checkpoint must name a file; got {brief(checkpoint)}")
+        above = next(folder for folder in Path(checkpoint).absolute().parents if folder.exists())
+        if Path(checkpoint).is_dir() or not above.is_dir():
+            what = "is a folder" if Path(checkpoint).is_dir() else "cannot be written"
+            raise ValueError(f"checkpoint must name a file; {checkpoint} {what}")
     probe(model, split)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no parameter to train: none has requires_grad")
+        raise ValueError(
+            "the model has no parameter to train: call its requires_grad_(), or give another"
+        )
     batches = math.ceil(len(split) / recipe.batch_size)
     total = epochs * batches
     parameters = list(model.parameters())
@@ -77,7 +84,7 @@ def fit(
                     group["lr"] = recipe.schedule(now, epochs)
                 images = _images(model, batch, recipe, now, seed, step)
                 model.train()
-                output = finite(model(torch.cat(images)))
+                output = _outputs(model, torch.cat(images))
                 pieces = zip(output.split(recipe.counts()), batch.y.split(recipe.counts()))
                 loss = torch.stack([cross_entropy(o, y) for o, y in pieces]).mean()
                 optimizer.zero_grad()
@@ -98,6 +105,20 @@ def fit(
             raise
     optimizer.zero_grad()
     return model.eval()
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits to learn from; ValueError where nothing can be learned."""
+    try:
+        output = finite(model(x))
+    except ValueError as error:  # batch normalisation over a single row is one
+        raise ValueError(
+            f"the model cannot train on batches of {len(x)} ({brief(str(error))}): make batch_size "
+            "larger, or check its weights"
+        ) from None
+    if not output.requires_grad:
+        raise ValueError("the output is cut off from the weights: remove detach() or no_grad()")
+    return output
 
 
 def _images(

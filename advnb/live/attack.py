@@ -43,16 +43,18 @@ class AttackPanel(Panel):
         self._model, self._split = copy.deepcopy(model).eval(), split
         self._artist = AttackFigure(11, 3.2)
         self.controls = {
-            "image": slider("image", int(image), 0, max(len(split) - 1, 1), 1),
-            "eps": slider("eps", float(eps), 0.0, 0.5, 0.005),
-            "steps": slider("steps", int(steps), 1, 100, 1),
+            "image": slider("image", image, 0, max(len(split) - 1, 1), 1),
+            "eps": slider("eps", eps, 0.0, 0.5, 0.005),
+            "steps": slider("steps", steps, 1, 100, 1),
             "norm": widgets.Dropdown(options=["linf", "l2"], description="norm"),
             "loss": widgets.Dropdown(options=["ce", "margin"], description="loss"),
         }
         self.controls["image"].disabled = len(split) == 1
         unknown = set(show) - set(self.controls)
         if unknown:
-            raise ValueError(f"no control is called {unknown.pop()!r}")
+            raise ValueError(
+                f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
+            )
         tools = [
             button("Stop", self.stop, "give up the running attack"),
             button("Reset", self.reset, "back to the first values"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .. import zoo
 from ..attacks import Attack, State
 from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
+from ..checks import number, whole
 from ..data import TITLES, here, load
 from ..files import write
 from ..models import checked, logits, predictions
@@ -48,10 +50,9 @@ class BlindspotPanel(Panel):
         images: int | None = None,
     ) -> None:
         checked(model, split)
-        self._images = profile().panel if images is None else images
-        if not isinstance(self._images, int) or self._images < 1:
-            raise ValueError(f"images must be a whole number >= 1; got {images!r}")
+        self._images = profile().panel if images is None else whole("images", images, 1)
         low, high = valid_shift(alpha)
+        beta = number("beta", beta, "a number", math.isfinite)
         if not low - 1e-6 <= beta <= high + 1e-6:
             raise ValueError(f"with alpha = {alpha:g}, beta may go from {low:g} to {high:g}")
         # the thread's own copy: somebody may train the model while the panel attacks it
@@ -59,10 +60,10 @@ class BlindspotPanel(Panel):
         self._cast: dict[tuple[str, str], Any] = {(MINE, "model"): mine, (MINE, "data"): split}
         name = split.dataset.title if split.dataset else "images"
         self.controls = {
-            "alpha": slider("alpha", float(alpha), 0.5, 1.0, 0.01),
-            "beta": slider("beta", float(beta), -0.25, 0.25, 0.005),
-            "eps": slider("eps", float(radius(split) if eps is None else eps), 0.005, 0.5, 0.005),
-            "steps": slider("steps", int(steps), 1, 100, 1),
+            "alpha": slider("alpha", alpha, 0.5, 1.0, 0.01),
+            "beta": slider("beta", beta, -0.25, 0.25, 0.005),
+            "eps": slider("eps", radius(split) if eps is None else eps, 0.005, 0.5, 0.005),
+            "steps": slider("steps", steps, 1, 100, 1),
             "model": widgets.Dropdown(options=[MINE, *zoo.names()], description="model"),
             "data": widgets.Dropdown(
                 # what would first have to be downloaded is nothing for a panel

@@ -21,6 +21,8 @@ import ipywidgets as widgets
 import torch
 from traitlets import TraitError
 
+from ..checks import brief, number
+
 Params = dict[str, Any]
 REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
 
@@ -191,7 +193,13 @@ class Panel(widgets.VBox):
             self._set(params)
         except TraitError as error:
             self._set(before)
-            raise ValueError(f"{params} cannot be set: {str(error).splitlines()[0]}") from None
+            may = [
+                f"; {name} is one of {brief([v for _, v in control._options_full])}"
+                for name, control in self.controls.items()
+                if name in params and isinstance(control, widgets.Dropdown)
+            ]
+            what = f"{brief(params)} cannot be set: {brief(str(error))}"
+            raise ValueError(what + "".join(may)) from None
         finally:
             self._quiet = False
         self._posted = {}  # start again even where nothing has changed
@@ -271,13 +279,14 @@ def _cell() -> tuple[str | None, str | None]:
 
 
 def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
-    """A labelled slider, of whole numbers where `value` is one; ValueError outside its range."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low:g} and {high:g}; got {value:g}")
-    kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
-    extra = {} if isinstance(value, int) else {"readout_format": ".3f"}
+    """A labelled slider, of whole numbers where `step` is one; ValueError outside its range."""
+    counts = isinstance(step, int)
+    what = f"a {'whole ' if counts else ''}number between {low:g} and {high:g}"
+    held = number(name, value, what, lambda v: low <= v <= high and (not counts or v % 1 == 0))
+    kind = widgets.IntSlider if counts else widgets.FloatSlider
+    extra = {} if counts else {"readout_format": ".3f"}
     return kind(
-        value=value, min=low, max=high, step=step, description=name,
+        value=int(held) if counts else held, min=low, max=high, step=step, description=name,
         layout=widgets.Layout(width="22em"), **extra,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..attacks import Attack
+from ..checks import brief
 from ..data import Dataset
 from ..data import load as load_data
 from ..files import DamagedFileError, digest, load_tensors, save_tensors, write
@@ -91,24 +92,24 @@ def names() -> tuple[str, ...]:
 
 def entry(name: str) -> Entry:
     """The recipe of a model; ValueError with the nearest name for one that does not exist."""
-    if name not in ENTRIES:
+    if not isinstance(name, str) or name not in ENTRIES:
         near = difflib.get_close_matches(str(name), ENTRIES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ENTRIES)}"
-        raise ValueError(f"the zoo has no model {name!r}; {hint}")
+        raise ValueError(f"the zoo has no model {brief(name)}; {hint}")
     return ENTRIES[name]
 
 
 def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """What is known of a model: recipe, data, seed, time, hardware, measured numbers, checksum."""
     entry(name)
-    path = folder / f"{name}.json"
+    path = Path(folder) / f"{name}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `python -m advnb zoo train {name}`")
     try:
         about = json.loads(path.read_text())
         if about["name"] == name and about.keys() >= FIELDS:
             return about
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise DamagedFileError(f"{path} is not the card of {name}: train the model again")
 
@@ -116,7 +117,7 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 def load(name: str, folder: Path = FOLDER) -> Network:
     """A trained model in eval mode, on the CPU. DamagedFileError if its weights were changed."""
     about = card(name, folder)
-    path = folder / f"{name}.safetensors"
+    path = Path(folder) / f"{name}.safetensors"
     tensors, _ = load_tensors(path)
     if digest(tensors) != about["checksum"]:
         raise DamagedFileError(f"{path} is not the file its card describes: train it again")
@@ -125,7 +126,8 @@ def load(name: str, folder: Path = FOLDER) -> Network:
         network.load_state_dict(tensors)
     except (LookupError, TypeError, ValueError, RuntimeError):
         raise DamagedFileError(
-            f"{folder / name}.json describes another network than its weights: train it again"
+            f"{path.with_suffix('.json')} describes another network than its weights: train it "
+            "again"
         ) from None
     return network.eval()
 
