@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from . import data, fonts, models, zoo
 from .attacks import Attack
 from .perturbations import Pixels
-from .profiles import profile
+from .profiles import profile, usable_cores
 from .splits import Split
 from .stats import generator
 
@@ -246,18 +245,6 @@ def attack_seconds() -> float:
 def _noise(n: int) -> Split:
     """Images that need no file: whether the atlas is whole is another check's."""
     return Split(torch.rand(n, 1, 28, 28, generator=generator(0)), torch.zeros(n).long())
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's share where one is set."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # not Linux, or no limit ("max")
-    return cores
 
 
 def _first_line(error: Exception) -> str:

@@ -172,7 +172,7 @@ def download(name: str, path: Path) -> Path:
         # not compressed: reading is what must be quick
         return save_arrays(path, arrays)
     except Exception as error:  # of torchvision, gdown, requests, a full disk: all end here
-        why = " ".join(str(error).split())[:100] or type(error).__name__
+        why = " ".join(str(error).split())[-100:] or type(error).__name__
         raise ConnectionError(why) from None
     finally:
         socket.setdefaulttimeout(patience)

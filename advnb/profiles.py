@@ -1,9 +1,11 @@
-"""How much the notebooks do: `ADVNB_PROFILE` is smoke, course (the default) or paper."""
+"""How much the notebooks do: `ADVNB_PROFILE` is smoke, course (the default) or paper; and how many
+cores there are to do it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,15 @@ def profile() -> Profile:
     if name not in PROFILES:
         raise ValueError(f"ADVNB_PROFILE is {name!r}: set it to one of {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and a container's share where one is set."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # not Linux, or no limit ("max")
+    return cores

@@ -231,7 +231,8 @@ def zoo() -> None:
 
     for name, clean, base in (("mnist-cnn-adversarial", 0.97, 0.10),
                               ("fashion-cnn-adversarial", 0.82, 0.15),
-                              ("fonts-cnn-adversarial", 0.85, 0.30)):  # fmt: skip
+                              ("fonts-cnn-adversarial", 0.85, 0.30),
+                              ("cifar10-cnn-adversarial", 0.60, 0.55)):  # fmt: skip
         entry = advnb.zoo.entry(name)
         try:
             data = advnb.load(entry.data)

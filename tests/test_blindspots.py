@@ -88,14 +88,14 @@ def test_bad_alpha(alpha: float) -> None:
 
 
 def test_bad_beta_and_large_alpha() -> None:
-    for beta in (math.nan, math.inf, 0.3):
-        with refused("outside"):
+    for beta, words in ((math.nan, "beta must be"), (math.inf, "beta must be"), (0.3, "outside")):
+        with refused(words):
             scale_shift(images(), 0.9, beta)
     with refused("outside"):
         scale_shift(images(), 1.5, 0)
     grey = torch.full((1, 1, 2, 2), 0.5)
     assert torch.equal(scale_shift(grey, 1.5, 0), grey)  # no pixel leaves
-    with refused("no shift is valid"):
+    with refused("no other has a valid shift"):
         valid_shift(1.5)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +24,7 @@ from advnb.live import blindspot as blindspot_module
 from advnb.live import panel as panel_module
 from advnb.live.panel import Frame, Panel, Runner
 
-from .conftest import refused
+from .conftest import ROOT, refused
 
 WAIT = 120  # seconds until a test gives up; nothing here is about speed
 PNG = b"\x89PNG"
@@ -648,6 +650,16 @@ def test_an_unknown_control_to_show_is_refused(robust: nn.Module, letters: advnb
 
 
 # all panels together ------------------------------------------------------------------------------
+
+
+def test_python_ends_cleanly_while_a_panel_works() -> None:
+    code = """if True:
+        import advnb
+        model, data = advnb.zoo.load("fonts-cnn-adversarial"), advnb.load("fonts")
+        panel = advnb.live.AttackPanel(model, data.test(50), steps=100)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_close_all_ends_every_thread_and_a_moved_control_wakes_its_panel(

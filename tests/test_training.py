@@ -96,7 +96,7 @@ def test_adversarial_trains_from_one_start_with_the_strongest() -> None:
 
 
 def test_bad_recipes() -> None:
-    for parts in ((), (Part(0.5),), (Part(1.5), Part(-0.5))):
+    for parts in ((), (Part(0.5),), (Part(0.9), Part(0.2))):
         with refused("shares must be positive and sum to 1"):
             Recipe(parts)
     with refused("too small"):

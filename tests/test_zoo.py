@@ -69,7 +69,7 @@ def test_the_pairs_differ_as_they_should() -> None:
         normal, robust = (
             zoo.card(f"{data}-cnn-{kind}")["measured"] for kind in ("normal", "adversarial")
         )
-        assert robust["success"]["value"] < 0.5 < normal["success"]["value"]
+        assert robust["success"]["value"] < 0.55 < 0.95 < normal["success"]["value"]
 
 
 @pytest.mark.parametrize("name", zoo.names())

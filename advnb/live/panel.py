@@ -7,10 +7,10 @@ kernel runs, the panel's last complete picture stands in its place.
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import html
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ import torch
 from traitlets import TraitError
 
 from ..checks import brief, number
+from ..profiles import usable_cores
 
 Params = dict[str, Any]
 REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
@@ -36,6 +37,9 @@ class Frame:
     alt: str
     status: str
     complete: bool
+
+
+_runners: weakref.WeakSet[Runner] = weakref.WeakSet()
 
 
 class Runner:
@@ -54,12 +58,13 @@ class Runner:
         self._job, self._show = job, show
         self._news = threading.Condition()
         # one core is the kernel's; a cap that somebody has set stays
-        self._threads = max(1, min(torch.get_num_threads(), _cores() - 1))
+        self._threads = max(1, min(torch.get_num_threads(), usable_cores() - 1))
         self._working = threading.Lock()  # a thread that was closed may still finish a frame
         self._pending: Params | None = None
         self._generation = 0  # of the newest post; a frame of an older one is never shown
         self._busy = False
         self._thread: threading.Thread | None = None
+        _runners.add(self)
 
     def post(self, params: Params) -> None:
         """Work on these parameters, now, instead of any others."""
@@ -125,11 +130,13 @@ class Runner:
             return True
 
 
-def _cores() -> int:
-    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+@atexit.register
+def _end() -> None:
+    """Wait for what the threads are at: one that is inside torch when Python ends aborts it."""
+    for runner in list(_runners):
+        runner.close()
+    for runner in list(_runners):
+        runner._working.acquire(timeout=5)
 
 
 _open: weakref.WeakSet[Panel] = weakref.WeakSet()
