@@ -96,7 +96,8 @@ def main(chosen: list[str]) -> None:
         NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": FOLDER}}).execute()
         seconds = round(time.monotonic() - began, 1)
         # `python -m advnb doctor` scales the time by the speed of the machine it runs on
-        notebook.metadata["advnb"] = {"seconds": seconds, "attack_seconds": attack_seconds()}
+        attack = round(attack_seconds(), 3)
+        notebook.metadata["advnb"] = {"seconds": seconds, "attack_seconds": attack}
         nbformat.write(clean(notebook), path)
         keep_picture(notebook, path.stem)
         print(f"{path.name}: {seconds:.0f} s")
