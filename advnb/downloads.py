@@ -74,10 +74,10 @@ def _gtsrb(folder: Path) -> Arrays:
         if part == "train":
             found = sorted((base / "GTSRB/Training").glob("*/GT-*.csv"))
             tables = [(table, table.parent) for table in found]
-        rows = pd.concat(
-            pd.read_csv(table, sep=";").assign(Path=lambda t, at=at: str(at) + "/" + t.Filename)
-            for table, at in tables
-        )
+        frames = [pd.read_csv(table, sep=";") for table, _ in tables]
+        for frame, (_, at) in zip(frames, tables):
+            frame["Path"] = f"{at}/" + frame.Filename
+        rows = pd.concat(frames)
         if part == "train":
             rows = rows.iloc[np.random.default_rng(0).permutation(len(rows))]
         boxes = rows[["Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"]].to_numpy()
