@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import models, recipes, zoo
-from .attacks import Attack, AttackResult, AttackWarning
-from .blindspots import scale_shift, valid_shift
-from .data import Dataset, load
-from .models import accuracy
-from .perturbations import Pixels
-from .profiles import Profile, profile
-from .splits import Split
-from .stats import Rate
-from .training import fit
+try:
+    from . import models, recipes, zoo
+    from .attacks import Attack, AttackResult, AttackWarning
+    from .blindspots import scale_shift, valid_shift
+    from .data import Dataset, load
+    from .models import accuracy
+    from .perturbations import Pixels
+    from .profiles import Profile, profile
+    from .splits import Split
+    from .stats import Rate
+    from .training import fit
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed: run `pip install -e .` in the folder of advnb",
+        name=error.name,
+    ) from None
 
 __version__ = "0.1.0"
 __all__ = [

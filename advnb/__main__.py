@@ -52,16 +52,23 @@ def _doctor(args: argparse.Namespace) -> int:
     return int(faults > 0)
 
 
-def _data(args: argparse.Namespace) -> None:
+def _data(args: argparse.Namespace) -> int:
     from . import data
 
     for name in args.name:
         if name not in data.TITLES:
             data.load(name)  # an unknown name is told before hours are spent on the known ones
+    failed = 0
     for name in args.name:
-        loaded = data.load(name)
+        try:
+            loaded = data.load(name)
+        except (ValueError, OSError) as error:  # the others are fetched all the same
+            print(f"advnb: {error}", file=sys.stderr)
+            failed = 2
+            continue
         place = name if name.endswith(".npz") else data.find(name) or "the package"
         print(f"{loaded} in {place}", flush=True)
+    return failed
 
 
 def _fonts_build(args: argparse.Namespace) -> None:

@@ -84,7 +84,7 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
         raise ValueError(f"offline must name a data set, 'fonts' say; got {brief(offline)}")
     path = Path(name)
     if path.suffix == ".npz":
-        return _from_npz(path.stem, existing(path))
+        return _from_npz(existing(path))
     name = str(name)
     if name not in TITLES:
         near = difflib.get_close_matches(name, TITLES, 1)
@@ -104,15 +104,13 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
                 f"These sets need no network: {', '.join(here())}. Or put {name}.npz in a folder "
                 "that ADVNB_DATA names"
             ) from None
-    return _from_npz(name, found)
+    return _from_npz(found, name)
 
 
 def find(name: str) -> Path | None:
     """Where `name`.npz lies: in a folder of ADVNB_DATA, or in the cache; None if nowhere."""
-    for folder in [*folders(), cache_folder()]:
-        if (folder / f"{name}.npz").is_file():
-            return folder / f"{name}.npz"
-    return None
+    paths = [folder / f"{name}.npz" for folder in [*folders(), cache_folder()]]
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def here() -> list[str]:
@@ -130,7 +128,8 @@ def cache_folder() -> Path:
     """Where downloads are kept; the variable ADVNB_CACHE overrides the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("ADVNB_CACHE") or platformdirs.user_cache_dir("advnb"))
+    chosen = os.path.expanduser(os.environ.get("ADVNB_CACHE", ""))
+    return Path(chosen or platformdirs.user_cache_dir("advnb"))
 
 
 def _fonts(name: str) -> Dataset:
@@ -148,22 +147,32 @@ def _fonts(name: str) -> Dataset:
     )  # fmt: skip
 
 
-def _from_npz(name: str, path: Path) -> Dataset:
+def _from_npz(path: Path, name: str = "") -> Dataset:
+    """The set in a file: the known one where it was asked for by `name`; where it was asked for
+    by its path, the known one of that name only if images and labels are such."""
     arrays = _read_npz(path)
     labels = np.concatenate([arrays["train_y"], arrays["test_y"]])
-    known = KNOWN.get(name)
-    if not known and labels.max() >= len(labels):  # else a stray label would make a million classes
-        raise DamagedFileError(
-            f"{path}: label {labels.max()} among {len(labels)} images: labels must count from 0"
-        )
-    classes = known.classes if known else tuple(str(c) for c in range(int(labels.max()) + 1))
-    if len(classes) <= labels.max():
-        raise DamagedFileError(
-            f"{path}: label {labels.max()} in a set of {len(classes)} classes: labels must be 0 to "
-            f"{len(classes) - 1}"
-        )
     height, width = arrays["train_x"].shape[1:3]
     channels = arrays["train_x"].shape[3] if arrays["train_x"].ndim == 4 else 1
+    shape, most, known = (channels, height, width), int(labels.max()), KNOWN.get(name or path.stem)
+    fits = known is not None and shape == known.shape and most < len(known.classes)
+    if name and known and most >= len(known.classes):
+        raise DamagedFileError(
+            f"{path}: label {most} in a set of {len(known.classes)} classes: labels must be 0 to "
+            f"{len(known.classes) - 1}"
+        )
+    if name and known and not fits:
+        raise DamagedFileError(
+            f"{path} is not {known.title}: its images are {'x'.join(map(str, shape))} and must be "
+            f"{'x'.join(map(str, known.shape))}"
+        )
+    if not fits and most >= len(labels):  # a stray label would make a million classes
+        raise DamagedFileError(
+            f"{path}: label {most} among {len(labels)} images: labels must count from 0"
+        )
+    own = path.name if path.stem in TITLES else path.stem
+    name = path.stem if fits else own
+    classes = known.classes if known and fits else tuple(str(c) for c in range(most + 1))
 
     def make(dataset: Dataset, train: bool, n: int) -> Split:
         part = "train" if train else "test"
@@ -176,7 +185,6 @@ def _from_npz(name: str, path: Path) -> Dataset:
         )  # fmt: skip
 
     sizes = len(arrays["train_y"]), len(arrays["test_y"])
-    shape = (channels, height, width)
     return Dataset(name, TITLES.get(name, name), classes, shape, str(path.name), sizes, make)
 
 
@@ -188,6 +196,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             raise DamagedFileError(
                 f"{path}: {part}_x must be uint8 [N, H, W] or [N, H, W, C]; "
                 f"it is {x.dtype} {list(x.shape)}"
+            )
+        if x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4):
+            raise DamagedFileError(
+                f"{path}: {part}_x {list(x.shape)} has its channels first: save it as [N, H, W, C]"
             )
         if y.dtype.kind not in "iu" or y.shape != x.shape[:1] or (y.astype(np.int64) < 0).any():
             raise DamagedFileError(

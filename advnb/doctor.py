@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import tempfile
 import time
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +24,13 @@ import torch
 
 from . import data, fonts, models, zoo
 from .attacks import Attack
+from .files import DamagedFileError
 from .perturbations import Pixels
 from .profiles import profile, usable_cores
 from .splits import Split
 from .stats import generator
 
-ROOM = 2_000_000_000  # bytes that the cache should have left: CIFAR-10 while it is unpacked
+ROOM = 1_000_000_000  # bytes that the cache should have left: CIFAR-10 while it is unpacked
 LARGE = 500_000_000  # bytes from which a data file is not read to its end
 ROOT = Path(__file__).parents[1]  # of a clone
 
@@ -80,6 +83,8 @@ def vision() -> Iterator[Finding]:
     """torchvision loads: it does not beside a torch of another build."""
     try:
         module = importlib.import_module("torchvision")
+    except ModuleNotFoundError as error:
+        yield Finding(f"torchvision needs {error.name}", f"pip install {error.name}")
     except Exception as error:
         yield Finding(
             f"torchvision cannot be imported: {_first_line(error)}",
@@ -129,7 +134,7 @@ def settings() -> Iterator[Finding]:
     except ValueError as error:
         yield Finding(_first_line(error), "unset ADVNB_PROFILE, or set it to one of these")
     for folder in data.folders():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             yield Finding(
                 f"ADVNB_DATA names {folder}, which is not a folder",
                 "correct ADVNB_DATA (relative paths count from where Jupyter was started)",
@@ -148,6 +153,8 @@ def sets() -> Iterator[Finding]:
             continue  # one atlas, one fault
         try:
             told = "large, not read through"
+            if not zipfile.is_zipfile(path):
+                raise DamagedFileError(f"{path} is damaged or cut off")
             if path.stat().st_size <= LARGE:
                 found = data.load(name)
                 size = "x".join(map(str, found.test(1).x.shape[1:]))  # FONTS: reads the atlas
@@ -182,14 +189,15 @@ def cache() -> Iterator[Finding]:
     folder = data.cache_folder()
     mend = "set ADVNB_CACHE to a folder that you can write to"
     try:
-        there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+        above = (folder, *folder.absolute().parents)
+        there = next((f for f in above if os.path.exists(f)), folder)
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
     except OSError as error:
         yield Finding(f"the cache {folder} cannot be written: {_first_line(error)}", mend)
         return
     told = f"the cache {folder} has {free / 1e9:.1f} GB left"
-    yield Finding(told, f"{mend} with 2 GB left, or make room" if free < ROOM else "")
+    yield Finding(told, f"{mend} with 1 GB left, or make room" if free < ROOM else "")
 
 
 def notebooks() -> Iterator[Finding]:
@@ -226,7 +234,9 @@ def examine() -> Iterator[tuple[str, Finding]]:
                 yield name, finding
         except Exception as error:
             told = f"this check failed: {type(error).__name__}: {_first_line(error)}"
-            yield name, Finding(told, "install advnb again in a fresh environment")
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            mend = f"pip install {absent}" if absent else "install advnb in a fresh environment"
+            yield name, Finding(told, mend)
 
 
 def attack_seconds() -> float:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,21 @@ from .files import save_arrays
 Arrays = dict[str, np.ndarray]
 PARTS = ("train", "test")
 TIMEOUT = 8.0  # seconds until a server that does not answer counts as no network
+STALL = 60.0  # seconds until one that has answered, and fell silent, does
+DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Known:
-    """A set that can be downloaded: any one of its `servers` must answer."""
+    """A set that can be downloaded: `room` is the GB that this takes at its height, `servers`
+    those of which one must answer."""
 
     title: str
     classes: tuple[str, ...]
-    servers: tuple[str, ...]
+    shape: tuple[int, int, int]
+    room: float
     fetch: Callable[[Path], Arrays]
+    servers: tuple[str, ...]
 
 
 def _attributes(kind: str, **options: object) -> Callable[[Path], Arrays]:
@@ -61,8 +67,9 @@ def _emnist(folder: Path) -> Arrays:
 
 def _gtsrb(folder: Path) -> Arrays:
     """Traffic signs, cropped to the sign (the annotated region, its right and lower edges not
-    included) and resized to 32x32. The training images come class by class and thirty of one
-    sign in a row: they are shuffled, once and for all, so that the first n are a sample."""
+    included) and resized to 32x32. The training images, torchvision's (the competition's, fewer
+    than the 39,209 of the later release), come class by class and thirty of one sign in a row:
+    they are shuffled, once and for all, so that the first n are a sample."""
     import pandas as pd
     import torchvision
 
@@ -81,7 +88,7 @@ def _gtsrb(folder: Path) -> Arrays:
         if part == "train":
             rows = rows.iloc[np.random.default_rng(0).permutation(len(rows))]
         boxes = rows[["Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"]].to_numpy()
-        arrays[f"{part}_x"] = _images(rows.Path, (32, 32), boxes)
+        arrays[f"{part}_x"] = _images(rows.Path.tolist(), (32, 32), boxes)
         arrays[f"{part}_y"] = rows.ClassId.to_numpy(np.int64)
     return arrays
 
@@ -101,7 +108,9 @@ def _celeba(folder: Path) -> Arrays:
     return arrays
 
 
-def _images(paths: Sequence, size: tuple[int, int], boxes: np.ndarray | None = None) -> np.ndarray:
+def _images(
+    paths: Sequence[str | Path], size: tuple[int, int], boxes: np.ndarray | None = None
+) -> np.ndarray:
     """Image files, each cut to its box (left, upper, right, lower) and resized to (W, H)."""
     from PIL import Image
     from tqdm.auto import tqdm
@@ -115,10 +124,6 @@ def _images(paths: Sequence, size: tuple[int, int], boxes: np.ndarray | None = N
     return out
 
 
-_MNIST_SERVERS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "http://yann.lecun.com/exdb/mnist/",
-)
 DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -129,26 +134,32 @@ THINGS = (
 )  # fmt: skip
 SIGNS = (
     "20 km/h", "30 km/h", "50 km/h", "60 km/h", "70 km/h", "80 km/h", "end of 80 km/h",
-    "100 km/h", "120 km/h", "no passing", "no passing for lorries", "right of way",
-    "priority road", "yield", "stop", "no vehicles", "no lorries", "no entry", "danger",
-    "curve left", "curve right", "double curve", "bumpy road", "slippery road", "road narrows",
-    "road works", "traffic signals", "pedestrians", "children", "bicycles", "snow", "animals",
-    "end of limits", "turn right", "turn left", "ahead only", "ahead or right", "ahead or left",
-    "keep right", "keep left", "roundabout", "passing allowed", "passing allowed for lorries",
+    "100 km/h", "120 km/h", "no passing", "no passing > 3.5 t", "right of way",
+    "priority road", "yield", "stop", "no vehicles", "no vehicles > 3.5 t", "no entry",
+    "general caution", "curve left", "curve right", "double curve", "bumpy road",
+    "slippery road", "road narrows", "road works", "traffic signals", "pedestrians", "children",
+    "bicycles", "snow", "wild animals", "end of all limits", "turn right ahead",
+    "turn left ahead", "ahead only", "ahead or right", "ahead or left", "keep right",
+    "keep left", "roundabout", "end of no passing", "end of no passing > 3.5 t",
 )  # fmt: skip
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 KNOWN = {
-    "mnist": Known("MNIST", DIGITS, _MNIST_SERVERS, _attributes("MNIST")),
+    "mnist": Known(
+        "MNIST", DIGITS, GREY, 0.3, _attributes("MNIST"),
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+    ),
     "fashion": Known(
-        "Fashion-MNIST", CLOTHES,
+        "Fashion-MNIST", CLOTHES, GREY, 0.3, _attributes("FashionMNIST"),
         ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-        _attributes("FashionMNIST"),
     ),
-    "emnist": Known("EMNIST digits", DIGITS, ("https://biometrics.nist.gov/",), _emnist),
+    "emnist": Known("EMNIST digits", DIGITS, GREY, 4, _emnist, ("https://biometrics.nist.gov/",)),
     "cifar10": Known(
-        "CIFAR-10", THINGS, ("https://www.cs.toronto.edu/",), _attributes("CIFAR10")
+        "CIFAR-10", THINGS, COLOUR, 1, _attributes("CIFAR10"), ("https://www.cs.toronto.edu/",)
     ),
-    "gtsrb": Known("GTSRB", SIGNS, ("https://sid.erda.dk/",), _gtsrb),
-    "celeba": Known("CelebA", ("female", "male"), ("https://drive.google.com/",), _celeba),
+    "gtsrb": Known("GTSRB", SIGNS, COLOUR, 1.5, _gtsrb, ("https://sid.erda.dk/",)),
+    "celeba": Known(
+        "CelebA", ("female", "male"), (3, 56, 48), 6, _celeba, ("https://drive.google.com/",)
+    ),
 }  # fmt: skip
 
 
@@ -162,17 +173,24 @@ def download(name: str, path: Path) -> Path:
         raise ConnectionError("no network")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(".download-*"):  # of a process that was killed
+            if time.time() - old.stat().st_mtime > DAY:
+                shutil.rmtree(old, ignore_errors=True)
         folder = tempfile.mkdtemp(dir=path.parent, prefix=".download-")
+        free = shutil.disk_usage(folder).free / 1e9
     except OSError:
         raise ConnectionError(f"{path.parent} cannot be written") from None
     patience = socket.getdefaulttimeout()
     try:
-        socket.setdefaulttimeout(TIMEOUT)  # a server that falls silent is no network either
+        if free < known.room:
+            raise OSError(f"{known.room} GB are needed in {path.parent}, {free:.1f} are left")
+        socket.setdefaulttimeout(STALL)  # of urllib's transfers; gdown, for CelebA, has none
         arrays = known.fetch(Path(folder))
         # not compressed: reading is what must be quick
         return save_arrays(path, arrays)
     except Exception as error:  # of torchvision, gdown, requests, a full disk: all end here
-        why = " ".join(str(error).split())[-100:] or type(error).__name__
+        why = " ".join(str(error).split()) or type(error).__name__
+        why = why if len(why) <= 120 else f"{why[:77]} … {why[-40:]}"
         raise ConnectionError(why) from None
     finally:
         socket.setdefaulttimeout(patience)
@@ -181,7 +199,9 @@ def download(name: str, path: Path) -> Path:
 
 def reachable(addresses: Sequence[str]) -> bool:
     """Whether any of the servers answers within TIMEOUT seconds (a name look-up can hang)."""
-    from urllib.error import HTTPError
+    import ssl
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
     answered = threading.Event()
@@ -190,8 +210,11 @@ def reachable(addresses: Sequence[str]) -> bool:
         try:
             urlopen(address, timeout=TIMEOUT).close()
             answered.set()
-        except HTTPError:  # it is there, even if it has no front page
+        except (HTTPError, HTTPException):  # it is there, even if it has no front page
             answered.set()
+        except URLError as error:
+            if isinstance(error.reason, ssl.SSLError):  # the download will say what is wrong
+                answered.set()
         except (OSError, ValueError):
             pass
 

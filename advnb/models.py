@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ class Wrapped(nn.Module):
             self.register_buffer(name, row.view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.mean.shape[1]:  # one channel would silently become three
+            raise ValueError(f"wrapped for {self.mean.shape[1]} channels; got {list(x.shape)}")
         return self.module((x - self.mean) / self.std)
 
     def features(self, x: Tensor) -> Tensor:
@@ -135,8 +137,7 @@ class _FullPrecision:
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0
-        self.setting: tuple[Any, str, Any]
-        self.before: Any
+        self.undo: list[tuple[Any, str, Any]] = []
 
     def enter(self) -> None:
         with self.lock:
@@ -144,19 +145,27 @@ class _FullPrecision:
             if self.inside > 1:
                 return
             cudnn: Any = torch.backends.cudnn
-            try:
-                self.before = cudnn.allow_tf32
-                self.setting = (cudnn, "allow_tf32", False)
-            except RuntimeError:  # somebody uses the newer settings, and the two do not mix
-                self.setting = (cudnn.conv, "fp32_precision", "ieee")
-                self.before = cudnn.conv.fp32_precision
-            setattr(*self.setting)
+            products: Any = torch.backends.cuda.matmul
+            # the older setting first, which everything else can read; where somebody uses the
+            # newer ones, the two do not mix, and it cannot be read or does not decide
+            self._change(cudnn, "allow_tf32", True, False)
+            if hasattr(cudnn, "conv"):
+                self._change(cudnn.conv, "fp32_precision", "tf32", "ieee")
+                self._change(products, "fp32_precision", "tf32", "ieee")
+            else:
+                self._change(products, "allow_tf32", True, False)
+
+    def _change(self, owner: Any, name: str, rough: Any, exact: Any) -> None:
+        with suppress(RuntimeError):
+            if getattr(owner, name) == rough:
+                self.undo.append((owner, name, rough))
+                setattr(owner, name, exact)
 
     def leave(self) -> None:
         with self.lock:
             self.inside -= 1
-            if self.inside == 0:
-                setattr(*self.setting[:2], self.before)
+            while self.undo and not self.inside:
+                setattr(*self.undo.pop())
 
 
 _precision = _FullPrecision()
@@ -165,7 +174,7 @@ _precision = _FullPrecision()
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """float32 that is float32: on a GPU of NVIDIA's PyTorch convolves in TF32, 10 bits in place
-    of 23, and the results are not the CPU's. (Its matrix products are exact unless told else.)"""
+    of 23, and multiplies matrices so where it is told to; the results are then not the CPU's."""
     if device.type != "cuda":
         yield
         return
@@ -221,6 +230,12 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             size, why = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
             why = why.partition(": ")[2] or why
+            types = {p.dtype for p in model.parameters()}
+            if types and x.dtype not in types:
+                raise ValueError(
+                    f"the model cannot read {x.dtype} images, it computes in {types.pop()}: call "
+                    "its .to(dtype), or give it a split.with_x(x.to(dtype))"
+                ) from None
             why = "" if "mat1" in why or "addmm" in why else f" ({brief(why)[1:-1]})"
             raise ValueError(
                 f"the model cannot read {x.dtype} images of {size}{why}: give it the "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
-from .checks import brief
+from .checks import brief, whole
 from .stats import generator
 
 Shape = tuple[int, int, int]
@@ -36,17 +36,23 @@ class Network(nn.Module):
         self, seed: int = 0, *, shape: Shape | None = None, classes: int | None = None
     ) -> None:
         super().__init__()
-        self.shape = self.SHAPE if shape is None else shape
-        self.classes = self.CLASSES if classes is None else classes
-        sizes = [*self.shape, self.classes] if isinstance(self.shape, tuple) else []
-        if len(sizes) != 4 or not all(type(s) is int and s > 0 for s in sizes):
+        shape = self.SHAPE if shape is None else shape
+        if not isinstance(shape, tuple) or len(shape) != 3:
             raise ValueError(
-                "shape must be three whole numbers (C, H, W) in a tuple, classes one; got "
-                f"{brief(shape)}, {brief(classes)}"
+                f"shape must be three whole numbers (C, H, W) in a tuple; got {brief(shape)}"
             )
-        with torch.random.fork_rng(devices=[]):
+        channels, height, width = (whole("each of shape's (C, H, W)", side, 1) for side in shape)
+        self.shape: Shape = (channels, height, width)
+        self.classes = whole("classes", self.CLASSES if classes is None else classes, 1)
+        # without memory at first: so nothing is drawn from the process's random state, which
+        # belongs to the main thread and must not be put back by another
+        with torch.device("meta"):
             body, head = self.layers()
             self.body, self.head = nn.Sequential(*body), head
+        self.to_empty(device="cpu")
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.reset_parameters()
         self.initialise(generator(seed))
         self.train()
 

@@ -78,7 +78,7 @@ def amplified(delta: Tensor, bound: float) -> Tensor:
 
 def caption(guess: str, right: bool) -> dict[str, str]:
     """A prediction as a text and its colour, short enough to stand under an image."""
-    text = guess if len(guess) <= 11 else f"{guess[:9].rstrip()}…"
+    text = guess if len(guess) <= 11 else f"{guess[:6]}…{guess[-4:]}"  # the end tells apart, too
     return {"text": text if right else f"✗ {text}", "color": RIGHT if right else WRONG}
 
 

@@ -124,13 +124,12 @@ class Split:
             rows = key
         else:
             positions = list(range(len(self))[key]) if isinstance(key, slice) else key
-            odd = f"a split is indexed by whole numbers or a mask; got {checks.brief(key)}"
             try:
                 rows = torch.as_tensor(positions)
             except (TypeError, ValueError, RuntimeError):
-                raise IndexError(odd) from None
+                raise _odd(key) from None
             if rows.ndim > 1 or (rows.is_floating_point() and len(rows)) or rows.is_complex():
-                raise IndexError(odd)
+                raise _odd(key)
             if rows.is_floating_point():
                 rows = rows.long()  # an empty list
             if rows.ndim == 0 and rows.dtype != torch.bool:
@@ -183,3 +182,7 @@ class Split:
     def __repr__(self) -> str:
         title = self.dataset.title if self.dataset else "images"
         return f"Split({len(self):,} of {title}, {self.y.device})"
+
+
+def _odd(key: object) -> IndexError:
+    return IndexError(f"a split is indexed by whole numbers or a mask; got {checks.brief(key)}")

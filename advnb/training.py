@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .checks import brief, whole
 from .files import DamagedFileError, digest, load_tensors, save_tensors
-from .models import device_of, finite, full_precision, kept_random, probe, seed_device
+from .models import device_of, full_precision, kept_random, probe, seed_device
 from .recipes import Recipe
 from .splits import Split
 from .stats import generator
@@ -49,7 +49,8 @@ def fit(
     if checkpoint is not None:
         if not isinstance(checkpoint, str | os.PathLike):
             raise ValueError(f"checkpoint must name a file; got {brief(checkpoint)}")
-        above = next(folder for folder in Path(checkpoint).absolute().parents if folder.exists())
+        parents = Path(checkpoint).absolute().parents
+        above = next((folder for folder in parents if folder.exists()), Path())
         if Path(checkpoint).is_dir() or not above.is_dir():
             what = "is a folder" if Path(checkpoint).is_dir() else "cannot be written"
             raise ValueError(f"checkpoint must name a file; {checkpoint} {what}")
@@ -110,12 +111,16 @@ def fit(
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     """The logits to learn from; ValueError where nothing can be learned."""
     try:
-        output = finite(model(x))
+        output = model(x)
     except ValueError as error:  # batch normalisation over a single row is one
+        why = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"the model cannot train on batches of {len(x)} ({brief(str(error))}): make batch_size "
-            "larger, or check its weights"
+            f"the model cannot train on batches of {len(x)} ({why}): make batch_size larger"
         ) from None
+    if not output.isfinite().all():
+        raise ValueError(
+            "the training has diverged to NaN or infinity: lower the schedule's learning rate"
+        )
     if not output.requires_grad:
         raise ValueError("the output is cut off from the weights: remove detach() or no_grad()")
     return output

@@ -180,7 +180,7 @@ def cache_is_read_only(patch: Patch, folder: Path) -> None:
 
 
 def full(patch: Patch, folder: Path) -> None:
-    patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_200_000_000))
+    patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=800_000_000))
 
 
 def distribution(name: str, metadata: str | None) -> Callable[[Patch, Path], None]:
@@ -351,7 +351,7 @@ FAULTS: dict[str, tuple[Callable[[Patch, Path], None], str, str, str]] = {
     "a file for the cache": (cache_is_a_file, "cache", "cache .*plain cannot be", CACHE_MEND),
     "a cache below a file": (cache_below_a_file, "cache", "cache .*plain.* cannot be", CACHE_MEND),
     "a cache to read only": (cache_is_read_only, "cache", "cannot be .*Permission", CACHE_MEND),
-    "no room in the cache": (full, "cache", r"cache .* has 1\.2 GB left", "2 GB.*make room"),
+    "no room in the cache": (full, "cache", r"cache .* has 0\.8 GB left", "1 GB.*make room"),
     "a kernel that blocks": (
         distribution(
             "ipykernel-7.4.0.dist-info", "Metadata-Version: 2.1\nName: ipykernel\nVersion: 7.4.0\n"
@@ -551,11 +551,19 @@ def test_a_present_set_is_told_with_its_size_and_place(sound: Path, monkeypatch:
 
 
 def test_a_large_set_is_not_read_through(sound: Path, monkeypatch: Patch) -> None:
-    mnist_file(cut)(monkeypatch, sound)
+    mnist_file(lambda path: None)(monkeypatch, sound)
     monkeypatch.setattr(doctor, "LARGE", 1000)
     found = [finding for finding in doctor.sets() if finding.told.startswith("MNIST: ")]
     assert [finding.mend for finding in found] == [""]
     assert "large, not read through" in found[0].told
+
+
+def test_a_large_set_that_was_cut_off_is_a_fault(sound: Path, monkeypatch: Patch) -> None:
+    mnist_file(cut)(monkeypatch, sound)
+    monkeypatch.setattr(doctor, "LARGE", 1000)
+    (found,) = [finding for finding in doctor.sets() if finding.told.startswith("MNIST: ")]
+    assert "damaged or cut off" in found.told
+    assert "delete" in found.mend
 
 
 # --- the time that notebooks take -----------------------------------------------------------------

@@ -380,7 +380,7 @@ def test_traffic_signs_are_cut_to_the_sign(serve: Callable[..., Network]) -> Non
     train, test = fetched(serve, "gtsrb")
     assert len(train.dataset.classes) == 43
     assert [train.dataset.classes[label] for label in (0, 14, 25, 33)] == [
-        "20 km/h", "stop", "road works", "turn right",
+        "20 km/h", "stop", "road works", "turn right ahead",
     ]  # fmt: skip
     for split in (train, test):
         x = pixels(split)
@@ -674,7 +674,7 @@ def test_a_server_that_falls_silent_is_given_up(
     known = replace(downloads.KNOWN["fashion"], servers=(silent,))
     monkeypatch.setitem(downloads.KNOWN, "fashion", known)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [silent])
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+    monkeypatch.setattr(downloads, "STALL", 0.5)
     began = time.monotonic()
     with refused("could not be downloaded", ConnectionError):
         advnb.load("fashion")
@@ -711,7 +711,8 @@ def test_what_is_on_this_machine_is_told(
 ) -> None:
     for folder, name in ((tmp_path / "data", "mnist"), (unkept, "gtsrb"), (unkept, "mine")):
         folder.mkdir(exist_ok=True)
-        np.savez(folder / f"{name}.npz", **arrays((32, 32, 3)))
+        size = (28, 28) if name == "mnist" else (32, 32, 3)
+        np.savez(folder / f"{name}.npz", **arrays(size))
     monkeypatch.setenv("ADVNB_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     for name in ("fashion", "emnist", "cifar10", "celeba"):

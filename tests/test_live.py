@@ -652,6 +652,24 @@ def test_an_unknown_control_to_show_is_refused(robust: nn.Module, letters: advnb
 # all panels together ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("outputs", [5, 14])
+def test_a_model_of_more_or_fewer_outputs_than_named_classes(
+    letters: advnb.Split, outputs: int
+) -> None:
+    few = letters[letters.y < 5]
+    model = advnb.models.CNN(classes=outputs).eval()
+    panel = shown(AttackPanel(model, few, steps=2))
+    assert panel.message.value.count("fooled")
+
+
+@pytest.mark.parametrize("name", advnb.downloads.KNOWN)
+def test_short_captions_still_tell_the_classes_apart(name: str) -> None:
+    classes = advnb.downloads.KNOWN[name].classes
+    texts = {advnb.plots.caption(guess, True)["text"] for guess in classes}
+    assert len(texts) == len(set(classes)) == len(classes)
+    assert max(map(len, texts)) <= 11
+
+
 def test_python_ends_cleanly_while_a_panel_works() -> None:
     code = """if True:
         import advnb

@@ -74,12 +74,13 @@ class AttackPanel(Panel):
             both = one.with_x(one.x), one.with_x(x)
             output = [logits(self._model, split)[0] for split in both]
             guesses = [one.named(o.argmax()[None])[0] for o in output]
-            names = one.dataset.classes if one.dataset else [str(k) for k in range(len(output[0]))]
+            names = one.dataset.classes if one.dataset else ()
             probabilities = torch.stack(output).softmax(1)
-            likely = probabilities.amax(0).topk(min(SHOWN, len(names))).indices.sort().values
+            count = probabilities.shape[1]
+            likely = probabilities.amax(0).topk(min(SHOWN, count)).indices.sort().values
             png = self._artist.draw(
                 one.x[0], x[0], max(eps, 1e-3), guesses, probabilities[:, likely],
-                [names[k] for k in likely],
+                [names[k] if k < len(names) else str(k) for k in likely.tolist()],
             )  # fmt: skip
             told = "is still classified as" if guesses[0] == guesses[1] else "becomes"
             alt = (
