@@ -11,7 +11,7 @@ try:
     from .blindspots import scale_shift, valid_shift
     from .data import Dataset, load
     from .models import accuracy
-    from .perturbations import Pixels
+    from .perturbations import Affine, OnManifold, Pixels
     from .profiles import Profile, profile
     from .splits import Split
     from .stats import Rate
@@ -24,9 +24,9 @@ except ModuleNotFoundError as error:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Attack", "AttackResult", "AttackWarning", "Dataset", "Pixels", "Profile", "Rate", "Split",
-    "accuracy", "blindspots", "fit", "live", "load", "models", "plots", "profile", "recipes",
-    "scale_shift", "valid_shift", "zoo",
+    "Affine", "Attack", "AttackResult", "AttackWarning", "Dataset", "OnManifold", "Pixels",
+    "Profile", "Rate", "Split", "accuracy", "blindspots", "fit", "live", "load", "models",
+    "plots", "profile", "recipes", "scale_shift", "valid_shift", "zoo",
 ]  # fmt: skip
 
 

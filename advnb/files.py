@@ -37,7 +37,7 @@ def write(path: str | os.PathLike, save: Callable[[Path], object]) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         why = error.strerror or "the disk may be full"
-        raise OSError(f"{path} cannot be written ({why}): name another place") from None
+        raise OSError(f"{why}: {path} cannot be written, name another place") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

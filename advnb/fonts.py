@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, pad
 
 from .checks import brief, whole
 from .files import DamagedFileError, load_arrays, save_arrays
+from .projection import nearest
+from .stats import generator
 
 LETTERS = "ABCDEFGHIJ"
 SIZE = 28  # pixels a side
@@ -60,6 +62,49 @@ def transform(x: Tensor, z: Tensor) -> Tensor:
     """
     grid = affine_grid(matrices(z), list(x.shape), align_corners=True)
     return grid_sample(x, grid, align_corners=True).clamp(0, 1)
+
+
+def slopes(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """T(x; z) [N, C, H, W] and its derivatives by z, [N, 6, C, H, W], in closed form: the slope of
+    the bilinear surface at each pixel, times how far that pixel's place moves with z."""
+    n, channels, height, width = x.shape
+    u, v = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in (width, height))
+    base = torch.stack([u.repeat(height), v.repeat_interleave(width), torch.ones_like(u[0]).expand(
+        height * width)])  # fmt: skip
+    half = z.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None]
+    # places in an image with two black pixels around it, so that what lies outside reads as 0
+    edge = z.new_tensor([width + 3, height + 3])[:, None]
+    place = ((matrices(z) @ base + 1) * half + 2).clamp_min(0).minimum(edge - 1e-3)
+    corner = place.floor()
+    across, down = (place - corner)[:, None].unbind(2)
+    row = width + 4
+    first = (corner[:, 1] * row + corner[:, 0]).long()[:, None].expand(-1, channels, -1)
+    flat = pad(x, (2, 2, 2, 2)).flatten(2)
+    a, b, c, d = (flat.gather(2, first + step) for step in (0, 1, row, row + 1))
+    top, bottom = a + (b - a) * across, c + (d - c) * across
+    image = top + (bottom - top) * down
+    by_place = torch.stack([(b - a) * (1 - down) + (d - c) * down, bottom - top], 2)
+    moves = (_by_latent(z) @ base) * half  # [N, 6, 2, HW]
+    changes = torch.einsum("nkip,ncip->nkcp", moves, by_place)
+    size = (channels, height, width)
+    return image.view(n, *size), changes.view(n, 6, *size)
+
+
+def _by_latent(z: Tensor) -> Tensor:
+    """Derivatives of `matrices(z)` by each of the six latents, [N, 6, 2, 3]."""
+    _, _, shear_x, shear_y, scale, rotation = z.unbind(1)
+    cos, sin = rotation.cos(), rotation.sin()
+    c, s, none, one = scale * cos, scale * sin, torch.zeros_like(cos), torch.ones_like(cos)
+    rows = (
+        (none, none, one, none, none, none),
+        (none, none, none, none, none, one),
+        (-s, c, none, none, none, none),
+        (none, none, none, c, -s, none),
+        (cos - sin * shear_x, cos * shear_x - sin, none, cos * shear_y + sin, cos - sin * shear_y,
+         none),
+        (-s - c * shear_x, -s * shear_x - c, none, c - s * shear_y, -s - c * shear_y, none),
+    )  # fmt: skip
+    return torch.stack([torch.stack(row, 1) for row in rows], 1).view(-1, 6, 2, 3)
 
 
 @lru_cache(maxsize=128)
@@ -128,6 +173,39 @@ class KnownManifold:
         if z.shape != (len(split), len(LATENTS)):
             raise ValueError(f"z must be [{len(split)}, 6], one row an image; got {list(z.shape)}")
         return transform(self.glyphs(split.font, split.y, like=z), z)
+
+    def project(
+        self, x: Tensor, split: Any, *, starts: int = 4, radius: float = 0.3, seed: int = 0
+    ) -> Tensor:
+        """The nearest images found on the manifold (L2), [N, 1, 28, 28], of the split's own fonts
+        and letters, with latents inside the bounds (S section 3.2).
+
+        The search starts from the split's own latents and, where that does not meet x, from
+        `starts` - 1 random ones within `radius` of them, the box of an on-manifold attack.
+        """
+        return self.decode(self.nearest(x, split, starts=starts, radius=radius, seed=seed), split)
+
+    def distance(self, x: Tensor, split: Any, **search: Any) -> Tensor:
+        """L2 norm of x - project(x, split), pixels in [0, 1], [N]."""
+        return (x - self.project(x, split, **search)).flatten(1).norm(dim=1)
+
+    def nearest(
+        self, x: Tensor, split: Any, *, starts: int = 4, radius: float = 0.3, seed: int = 0
+    ) -> Tensor:
+        """The latents of `project`, [N, 6]."""
+        own = self.encode(split).to(x)
+        if x.shape != (len(split), 1, SIZE, SIZE):
+            raise ValueError(
+                f"x must be [{len(split)}, 1, {SIZE}, {SIZE}], an image a row; got {list(x.shape)}"
+            )
+        whole("starts", starts, 1)
+        low, high = (edge.to(x) for edge in self.bounds)
+        stream = generator(seed)
+        shifts = [torch.rand(own.shape, generator=stream) * 2 - 1 for _ in range(starts - 1)]
+        places = [own, *((own + radius * shift.to(x)).clamp(low, high) for shift in shifts)]
+        glyphs = self.glyphs(split.font, split.y, like=x)
+        with torch.no_grad():
+            return nearest(lambda z, rows: slopes(glyphs[rows], z), x, places, low, high).code
 
     def glyphs(self, font: Tensor, letter: Tensor, like: Tensor) -> Tensor:
         """Prototypes [N, 1, 28, 28] in the dtype and on the device of `like`.

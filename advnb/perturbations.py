@@ -7,6 +7,7 @@ searches the image itself; other sets search a code.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .checks import brief, number
+from .fonts import RANGES, transform
 from .splits import Split
 
 Norm = Literal["linf", "l2"]
@@ -35,6 +37,22 @@ class PerturbationSet(Protocol):
     def scaled(self, factor: float) -> PerturbationSet: ...
 
 
+class Manifold(Protocol):
+    """What `OnManifold` and the notebooks need of a manifold; a generative model of one's own
+    joins by answering it. Codes are [N, d]; `decode` is conditioned on the split's classes."""
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]: ...
+
+    def encode(self, split: Split) -> Tensor: ...
+
+    def decode(self, z: Tensor, split: Split) -> Tensor: ...
+
+    def project(self, x: Tensor, split: Split) -> Tensor: ...
+
+    def distance(self, x: Tensor, split: Split) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Pixels:
     """All images within `eps` of x in L-infinity or L2 norm, pixels in [0, 1] (S eq. 1; Z)."""
@@ -53,6 +71,70 @@ class Pixels:
 
     def scaled(self, factor: float) -> Pixels:
         return replace(self, eps=self.eps * factor)
+
+
+@dataclass(frozen=True)
+class OnManifold:
+    """Images decode(z + zeta) with zeta within `eta` in L-infinity or L2 norm and z + zeta inside
+    the manifold's bounds (S eq. 3). The class (and font) stays: the label cannot change.
+
+    `eta` is in the manifold's own units: for FONTS half image widths and radians, for a learned
+    manifold standard deviations of its prior.
+    """
+
+    manifold: Manifold
+    eta: float
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_radius("eta", self.eta, self.norm)
+        if isinstance(self.manifold, type) or not hasattr(self.manifold, "decode"):
+            raise ValueError(
+                f"manifold must be a manifold, data.manifold say; got {brief(self.manifold)}"
+            )
+
+    def region(self, split: Split) -> Region:
+        code = self.manifold.encode(split)
+        low, high = (edge.to(code.device) for edge in self.manifold.bounds)
+        return Region.around(code, self.eta, self.norm, low, high)
+
+    def decode(self, code: Tensor, split: Split) -> Tensor:
+        return self.manifold.decode(code, split)
+
+    def scaled(self, factor: float) -> OnManifold:
+        return replace(self, eta=self.eta * factor)
+
+
+# The parameters of a letter's transform that leave an image as it is, and (low, high) of what
+# S allows for data other than FONTS: t_x, t_y, shear_x, shear_y, scale, rotation
+IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SMALL = ((-0.15, 0.15),) * 2 + ((-0.2, 0.2),) * 2 + ((0.85, 1.15), (-math.pi / 10, math.pi / 10))
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Images T(x; t), moved, sheared, scaled and turned, with t within `eta` of the identity in
+    each of its six numbers and inside the data's ranges (S eq. 5): FONTS' own, narrower ones for
+    other data. The transform is FONTS' sampler."""
+
+    eta: float
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_radius("eta", self.eta, self.norm)
+
+    def region(self, split: Split) -> Region:
+        manifold = split.dataset.manifold if split.dataset else None
+        ranges = RANGES[manifold.variant] if manifold else SMALL
+        low, high = split.x.new_tensor(ranges).T
+        origin = split.x.new_tensor(IDENTITY).expand(len(split), -1)
+        return Region.around(origin, self.eta, self.norm, low, high)
+
+    def decode(self, code: Tensor, split: Split) -> Tensor:
+        return transform(split.x, code)
+
+    def scaled(self, factor: float) -> Affine:
+        return replace(self, eta=self.eta * factor)
 
 
 def check_radius(name: str, value: float, norm: str) -> None:

@@ -1,0 +1,103 @@
+"""Manifolds of data whose generator is unknown: here, the plane through nearby training images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import brief, whole
+from .splits import Split
+
+CHUNK = 100  # images at a time: each needs its k neighbours' pixels
+
+
+class NeighbourManifold:
+    """The subspace through an image's k nearest training images (S section 3.2, 50-NN).
+
+    `centre="x"`: it passes through the original image x and is spanned by x_i - x, and the change
+    of x is projected (S, main text). `centre="mean"`: it passes through the neighbours' mean and
+    is spanned by x_i - mean (S, appendix), so that unchanged test images have a distance as well.
+    Neighbours are the exact ones, in pixels or, with `pca=40`, in that many principal components
+    of the training images, as S searches them. The projection is least squares by SVD.
+    """
+
+    def __init__(
+        self,
+        train: Split,
+        k: int = 50,
+        *,
+        centre: Literal["x", "mean"] = "x",
+        pca: int | None = None,
+    ) -> None:
+        if not isinstance(train, Split):
+            raise ValueError(f"train must be a Split, use data.train(n); got {brief(train)}")
+        if whole("k", k, 1) > len(train):
+            raise ValueError(f"k must be at most the {len(train)} training images; got {k}")
+        if centre not in ("x", "mean"):
+            raise ValueError(f'centre must be "x" or "mean"; got {brief(centre)}')
+        self.k, self.centre, self.train = k, centre, train
+        self._pixels = train.x.flatten(1)
+        self._basis: Tensor | None = None
+        if pca is not None:
+            if whole("pca", pca, 1) > self._pixels.shape[1]:
+                raise ValueError(
+                    f"pca must be at most {self._pixels.shape[1]}, the pixels; got {pca}"
+                )
+            self._basis = torch.linalg.eigh(torch.cov(self._pixels.T))[1][:, -pca:]
+        self._keys = self._key(self._pixels)
+        self._lengths = self._keys.square().sum(1)
+
+    def _key(self, flat: Tensor) -> Tensor:
+        return flat if self._basis is None else flat @ self._basis
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """Positions of the k nearest training images of x [N, C, H, W], nearest first, [N, k]."""
+        key = self._key(self._checked(x))
+        parts = [  # |a - b|^2 without |a|^2, which moves no neighbour before another
+            (self._lengths - 2 * part @ self._keys.T).topk(self.k, largest=False).indices
+            for part in key.split(CHUNK)
+        ]
+        return torch.cat(parts)
+
+    def project(self, x: Tensor, split: Split) -> Tensor:
+        """The nearest point of the subspace through x's neighbours, [N, C, H, W]; `split` holds
+        the original images."""
+        return self._project(x, split)[0]
+
+    def _project(self, x: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+        """The projections and the points that the subspaces pass through."""
+        flat, parts = self._checked(x), []
+        if x.shape != split.x.shape:
+            raise ValueError(
+                f"x must be {list(split.x.shape)}, as the split's images; got {list(x.shape)}"
+            )
+        for rows, near in zip(torch.arange(len(x)).split(CHUNK), self.neighbours(x).split(CHUNK)):
+            points = self._pixels[near].double()  # [n, k, P]
+            here, origin = flat[rows].double(), split.x[rows].flatten(1).double()
+            if self.centre == "mean":
+                origin = points.mean(1)
+            spread = points - origin[:, None]
+            _, size, axes = torch.linalg.svd(spread, full_matrices=False)
+            kept = size > size[:, :1] * 1e-6  # of a repeated image, or the mean, nothing is left
+            along = (axes @ (here - origin)[:, :, None])[:, :, 0] * kept
+            parts.append((origin + (along[:, None] @ axes)[:, 0], origin))
+        near, origins = (torch.cat(part).to(x.dtype).view_as(x) for part in zip(*parts))
+        return near, origins
+
+    def distance(self, x: Tensor, split: Split, *, unit: bool = False) -> Tensor:
+        """L2 norm of x - project(x), [N]; with `unit` over the norm of what was projected, x less
+        the point that the subspace passes through: 1 means a right angle (NaN where x is it)."""
+        near, origin = self._project(x, split)
+        away = (x - near).flatten(1).norm(dim=1)
+        return away / (x - origin).flatten(1).norm(dim=1) if unit else away
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x[0].numel() != self._pixels.shape[1]:
+            size = "x".join(map(str, self.train.x.shape[1:]))
+            raise ValueError(f"x must be images [N, ...] of {size}; got {list(x.shape)}")
+        return x.flatten(1).to(self._pixels)
+
+    def __repr__(self) -> str:
+        return f"NeighbourManifold({self.train}, k={self.k}, centre={self.centre!r})"
