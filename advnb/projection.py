@@ -42,7 +42,7 @@ def nearest(
         for rows in left.split(CHUNK) if len(left) else ():
             code = start[rows]
             for blur, pool, steps in STAGES:
-                view = _View(blur, pool, x.shape[-2:], like=x)
+                view = View(blur, pool, x.shape[-2:], like=x)
                 code, distance = _descend(linearise, view, x[rows], rows, code, low, high, steps)
             better = distance < found.distance[rows]
             found.code[rows[better]] = code[better]
@@ -50,7 +50,7 @@ def nearest(
     return found
 
 
-class _View:
+class View:
     """Images [..., H, W] as a stage sees them: blurred, then averaged over pool x pool pixels."""
 
     def __init__(self, blur: float, pool: int, size: torch.Size, like: Tensor) -> None:
@@ -76,7 +76,7 @@ class _View:
 
 def _descend(
     linearise: Linearise,
-    view: _View,
+    view: View,
     x: Tensor,
     rows: Tensor,
     code: Tensor,
