@@ -90,7 +90,8 @@ class Attack:
 
     def adversarial(self, model: nn.Module, split: Split) -> Tensor:
         """Adversarial images [N, C, H, W] from one start, for training: no checks, no result."""
-        return self.set.decode(self._search(model, split, quiet=True).finish()[0], split)
+        code = self._search(model, split, quiet=True).finish()[0]
+        return self.set.decode(code, split).to(split.dtype)
 
     def _search(
         self, model: nn.Module, split: Split, restart: int = 0, quiet: bool = False

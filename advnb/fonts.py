@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from .checks import brief, whole
+from .checks import brief, number, whole
 from .files import DamagedFileError, load_arrays, save_arrays
 from .projection import nearest
 from .stats import generator
@@ -199,9 +199,11 @@ class KnownManifold:
                 f"x must be [{len(split)}, 1, {SIZE}, {SIZE}], an image a row; got {list(x.shape)}"
             )
         whole("starts", starts, 1)
+        number("radius", radius, "a positive number", lambda v: 0 < v < math.inf)
         low, high = (edge.to(x) for edge in self.bounds)
         stream = generator(seed)
-        shifts = [torch.rand(own.shape, generator=stream) * 2 - 1 for _ in range(starts - 1)]
+        # the same shifts for every image: a result does not depend on the others
+        shifts = [torch.rand(own.shape[1], generator=stream) * 2 - 1 for _ in range(starts - 1)]
         places = [own, *((own + radius * shift.to(x)).clamp(low, high) for shift in shifts)]
         glyphs = self.glyphs(split.font, split.y, like=x)
         with torch.no_grad():

@@ -15,6 +15,8 @@ from .fonts import N_FONTS, read_atlas, slopes, transform
 from .projection import STAGES, View, nearest
 from .splits import Split
 
+# S figure 3, FONTS, regular examples to the known manifold: 5 % point, median, 95 % point
+PRINTED = (0.3607, 1.0490, 1.8705)
 CHUNK = 100  # images at a time: each needs its k neighbours' pixels
 
 
@@ -46,11 +48,14 @@ class NeighbourManifold:
         self._pixels = train.x.flatten(1)
         self._basis: Tensor | None = None
         if pca is not None:
-            if whole("pca", pca, 1) > self._pixels.shape[1]:
+            side = self._pixels.shape[1]
+            most = min(side, len(train) - 1)
+            if whole("pca", pca, 1) > most:
                 raise ValueError(
-                    f"pca must be at most {self._pixels.shape[1]}, the pixels; got {pca}"
+                    f"pca must be at most {most}: fewer than images, no more than pixels"
                 )
-            self._basis = torch.linalg.eigh(torch.cov(self._pixels.T))[1][:, -pca:]
+            spread = torch.cov(self._pixels.T).view(side, side)
+            self._basis = torch.linalg.eigh(spread)[1][:, -pca:]
         self._keys = self._key(self._pixels)
         self._lengths = self._keys.square().sum(1)
 
@@ -80,7 +85,7 @@ class NeighbourManifold:
             )
         for rows, near in zip(torch.arange(len(x)).split(CHUNK), self.neighbours(x).split(CHUNK)):
             points = self._pixels[near].double()  # [n, k, P]
-            here, origin = flat[rows].double(), split.x[rows].flatten(1).double()
+            here, origin = flat[rows].double(), split.x[rows].flatten(1).to(points)
             if self.centre == "mean":
                 origin = points.mean(1)
             spread = points - origin[:, None]
@@ -88,7 +93,7 @@ class NeighbourManifold:
             kept = size > size[:, :1] * 1e-6  # of a repeated image, or the mean, nothing is left
             along = (axes @ (here - origin)[:, :, None])[:, :, 0] * kept
             parts.append((origin + (along[:, None] @ axes)[:, 0], origin))
-        near, origins = (torch.cat(part).to(x.dtype).view_as(x) for part in zip(*parts))
+        near, origins = (torch.cat(part).to(x).view_as(x) for part in zip(*parts))
         return near, origins
 
     def distance(self, x: Tensor, split: Split, *, unit: bool = False) -> Tensor:
@@ -99,9 +104,10 @@ class NeighbourManifold:
         return away / (x - origin).flatten(1).norm(dim=1) if unit else away
 
     def _checked(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x[0].numel() != self._pixels.shape[1]:
-            size = "x".join(map(str, self.train.x.shape[1:]))
-            raise ValueError(f"x must be images [N, ...] of {size}; got {list(x.shape)}")
+        size = self.train.x.shape[1:]
+        if not isinstance(x, Tensor) or x.shape[1:] != size or not len(x):
+            what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be images [N, {', '.join(map(str, size))}]; got {what}")
         return x.flatten(1).to(self._pixels)
 
     def __repr__(self) -> str:

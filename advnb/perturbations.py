@@ -181,12 +181,16 @@ class Region:
             radius = torch.tensor(eps, dtype=origin.dtype, device=origin.device)
             if radius.item() > eps:
                 radius = torch.nextafter(radius, torch.zeros_like(radius))
-            # origin - radius is off by at most half a step; a whole step inward is inside
-            low = torch.maximum(low, torch.nextafter(origin - radius, origin))
-            high = torch.minimum(high, torch.nextafter(origin + radius, origin))
-            # an origin outside the range (a code beyond its nominal bounds) may only come closer
-            low, high = torch.minimum(low, high), torch.maximum(low, high)
+            # origin - radius is off by at most half a step; a whole step inward is inside. An
+            # origin too far outside the range (a code beyond its bounds) only comes as close as
+            # the ball allows.
+            least = torch.nextafter(origin - radius, origin)
+            most = torch.nextafter(origin + radius, origin)
+            low = torch.minimum(torch.maximum(low, least), most)
+            high = torch.maximum(torch.minimum(high, most), least)
         else:
+            if ((origin < low) | (origin > high)).any():  # it may stay where it is, or come closer
+                low, high = torch.minimum(low, origin), torch.maximum(high, origin)
             step = torch.finfo(origin.dtype).eps
             size = max(origin.abs().max().item() + eps, 1.0)
             eps = max(eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4, 0.0)

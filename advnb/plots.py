@@ -26,6 +26,9 @@ COLOURS = {
     "normal": "#8c8c8c",
     "adversarial": "#c44e52",
     "on-manifold": "#ccb974",
+    "regular": "#c44e52",
+    "test images": "#4c72b0",
+    "natural": "#4c72b0",
 }
 # the papers' own numbers, in every figure
 PRINTED: dict[str, Any] = {
@@ -156,6 +159,35 @@ def columns(table: object, eps: float, title: str = "", alt: str = "") -> Pictur
     axes.set(xlabel="(alpha, beta)", ylabel="share of images", ylim=(0, 1.02), title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def histograms(
+    groups: Mapping[str, Tensor],
+    paper: Mapping[str, tuple[float, float, float]] | None = None,
+    xlabel: str = "",
+    alt: str = "",
+) -> Picture:
+    """Shares of values [n] over common bins, a colour a group. A black diamond on a line: the
+    paper's median, from its 5 % to its 95 % point."""
+    figure = Picture(7, 2.9, alt)
+    axes = figure.subplots()
+    most = max(float(values.max()) for values in groups.values())
+    bins = np.linspace(0, most * 1.02 + 1e-9, 41).tolist()
+    top = 0.0
+    for name, values in groups.items():
+        share = np.full(len(values), 1 / len(values))
+        heights, _, _ = axes.hist(
+            values.cpu().numpy(), bins, weights=share, alpha=0.6, label=name,
+            color=COLOURS.get(name),
+        )  # fmt: skip
+        top = max(top, float(np.max(heights)))
+    for name, (low, middle, high) in (paper or {}).items():
+        axes.plot([low, high], [top * 1.06] * 2, color="black", lw=1)
+        axes.plot(middle, top * 1.06, label=f"{name}, printed in the paper", **PRINTED)
+    axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, top * 1.15))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure
 
 

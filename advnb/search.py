@@ -124,7 +124,8 @@ class Search:
         The gradient of the codes alone: weights are not differentiated, and keep no .grad.
         """
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
-        output = finite(self.model(self.attack.set.decode(code, part)))
+        images = self.attack.set.decode(code, part).to(part.dtype)  # codes may be of another type
+        output = finite(self.model(images))
         losses = self.score(output, part.y)
         if not isinstance(losses, Tensor):
             raise ValueError(
@@ -222,4 +223,4 @@ def decoded(set: PerturbationSet, code: Tensor, split: Split) -> Tensor:
             set.decode(code[start : start + BATCH], split[start : start + BATCH])
             for start in range(0, len(split), BATCH)
         ]
-    return torch.cat(parts).to(split.y.device)
+    return torch.cat(parts).to(split.y.device, split.dtype)

@@ -97,6 +97,14 @@ class Split:
                 self._x = torch.cat(images)
         return self._x
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of `x`, without decoding it."""
+        if self._x is None and self._gather is None:
+            assert self.z is not None
+            return self.z.dtype
+        return (self._gather[0] if self._x is None and self._gather else self.x).dtype
+
     def content(self) -> dict[str, Tensor]:
         """What tells this split from another: pixels, or the codes that they are decoded from."""
         if self._x is None and self._gather is None:

@@ -78,6 +78,14 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     return float(binomtest(more, more + less, alternative="greater").pvalue) if more else 1.0
 
 
+def mann_whitney(a: Tensor, b: Tensor) -> float:
+    """p-value of "values of a are no larger than values of b", for [n] and [m] unpaired values:
+    the one-sided rank test of Mann and Whitney (1947)."""
+    from scipy.stats import mannwhitneyu
+
+    return float(mannwhitneyu(a.cpu(), b.cpu(), alternative="greater").pvalue)
+
+
 def verdict(claim: str, holds: bool | Tensor) -> str:
     """A line that says whether a claim holds for the numbers at hand."""
     return f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}"

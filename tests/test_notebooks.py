@@ -24,6 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from torch import Tensor, nn
 
 import advnb
+import advnb.manifolds
 from advnb.perturbations import Region
 from advnb.search import LOSSES, Search
 
@@ -435,6 +436,24 @@ def shift_half_as_wide(patch: Patch) -> None:
     patch.setattr(advnb, "valid_shift", lambda alpha: (-(1 - alpha) / 4, (1 - alpha) / 4))
 
 
+def distance_that_is_always_one(patch: Patch) -> None:
+    ones = lambda self, x, split, **_: torch.ones(len(x))  # noqa: E731
+    patch.setattr(advnb.fonts.KnownManifold, "distance", ones)
+
+
+def projection_on_black(patch: Patch) -> None:
+    patch.setattr(
+        advnb.fonts.KnownManifold, "project", lambda self, x, split, **_: x - x.mean() * 0.1
+    )
+
+
+def plane_that_nothing_leaves(patch: Patch) -> None:
+    patch.setattr(advnb.manifolds.NeighbourManifold, "project", lambda self, x, split: x)
+    patch.setattr(
+        advnb.manifolds.NeighbourManifold, "_project", lambda self, x, split: (x, split.x)
+    )
+
+
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "00_start_here",
@@ -495,6 +514,26 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
         "01_adversarial_examples",
         loss_whose_name_lies,
         ["another loss breaks the masked model"],
+    ),
+    (
+        "02_distance_to_the_manifold",
+        distance_that_is_always_one,
+        ["regular examples lie farther away", "on-manifold examples are met"],
+    ),
+    (
+        "02_distance_to_the_manifold",
+        projection_on_black,
+        ["most regular changes are at a right angle"],
+    ),
+    (
+        "02_distance_to_the_manifold",
+        outside_the_ball,
+        ["every code is within eta"],
+    ),
+    (
+        "02_distance_to_the_manifold",
+        plane_that_nothing_leaves,
+        ["regular changes leave the plane more"],
     ),
     (
         "08_blindspots",
