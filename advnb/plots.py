@@ -174,18 +174,22 @@ def histograms(
     axes = figure.subplots()
     most = max(float(values.max()) for values in groups.values())
     bins = np.linspace(0, most * 1.02 + 1e-9, 41).tolist()
-    top = 0.0
+    peaks = {}
     for name, values in groups.items():
         share = np.full(len(values), 1 / len(values))
         heights, _, _ = axes.hist(
             values.cpu().numpy(), bins, weights=share, alpha=0.6, label=name,
             color=COLOURS.get(name),
         )  # fmt: skip
-        top = max(top, float(np.max(heights)))
+        peaks[name] = int(np.argmax(heights)), float(np.max(heights))
+    top = min(6 * min(peak for _, peak in peaks.values()), max(peak for _, peak in peaks.values()))
+    for name, (at, peak) in peaks.items():
+        if peak > top:  # a spike would flatten all others: cut off, with its height written beside
+            axes.text(bins[at + 1], top * 1.04, f" {name}: {peak:.0%}", va="top", fontsize=9)
     for name, (low, middle, high) in (paper or {}).items():
-        axes.plot([low, high], [top * 1.06] * 2, color="black", lw=1)
-        axes.plot(middle, top * 1.06, label=f"{name}, printed in the paper", **PRINTED)
-    axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, top * 1.15))
+        axes.plot([low, high], [top * 1.15] * 2, color="black", lw=1)
+        axes.plot(middle, top * 1.15, label=f"{name}, printed in the paper", **PRINTED)
+    axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, top * (1.25 if paper else 1.08)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
