@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -294,10 +295,22 @@ def test_a_key_press_shows_a_new_frame(live: tuple[Page, Panel]) -> None:
     assert not page.errors
 
 
+def end_kernels(lab: str) -> None:
+    """Shut down the kernels that earlier tests left: a page would ask theirs for its widgets."""
+    head = {"Authorization": f"token {TOKEN}"}
+    asked = urllib.request.Request(f"{lab}/api/sessions", headers=head)
+    for session in json.load(urllib.request.urlopen(asked, timeout=20)):
+        place = f"{lab}/api/sessions/{session['id']}"
+        urllib.request.urlopen(
+            urllib.request.Request(place, headers=head, method="DELETE"), timeout=20
+        ).close()
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_an_unrun_notebook_shows_its_pictures(
     browser: playwright.Browser, lab: str, path: Path
 ) -> None:
+    end_kernels(lab)
     page = Page(browser, lab, path.name)
     notebook = nbformat.read(path, as_version=4)
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
