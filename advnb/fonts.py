@@ -74,8 +74,8 @@ def slopes(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     half = z.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None]
     # places in an image with two black pixels around it, so that what lies outside reads as 0
     edge = z.new_tensor([width + 3, height + 3])[:, None]
-    place = ((matrices(z) @ base + 1) * half + 2).clamp_min(0).minimum(edge - 1e-3)
-    corner = place.floor()
+    place = ((matrices(z) @ base + 1) * half + 2).clamp_min(0).minimum(edge)
+    corner = place.floor().minimum(edge - 1)
     across, down = (place - corner)[:, None].unbind(2)
     row = width + 4
     first = (corner[:, 1] * row + corner[:, 0]).long()[:, None].expand(-1, channels, -1)
@@ -183,7 +183,8 @@ class KnownManifold:
         The search starts from the split's own latents and, where that does not meet x, from
         `starts` - 1 random ones within `radius` of them, the box of an on-manifold attack.
         """
-        return self.decode(self.nearest(x, split, starts=starts, radius=radius, seed=seed), split)
+        found = self.nearest(x, split, starts=starts, radius=radius, seed=seed)
+        return self.decode(found, split).to(x)
 
     def distance(self, x: Tensor, split: Any, **search: Any) -> Tensor:
         """L2 norm of x - project(x, split), pixels in [0, 1], [N]."""
@@ -193,6 +194,10 @@ class KnownManifold:
         self, x: Tensor, split: Any, *, starts: int = 4, radius: float = 0.3, seed: int = 0
     ) -> Tensor:
         """The latents of `project`, [N, 6]."""
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.isfinite().all():
+            what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be a tensor of finite floats in [0, 1]; got {what}")
+        x = x if x.dtype == torch.float64 else x.float()  # half precision would not do
         own = self.encode(split).to(x)
         if x.shape != (len(split), 1, SIZE, SIZE):
             raise ValueError(

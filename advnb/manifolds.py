@@ -16,18 +16,19 @@ from .projection import STAGES, View, nearest
 from .splits import Split
 
 # S figure 3, FONTS, regular examples to the known manifold: 5 % point, median, 95 % point
-PRINTED = (0.3607, 1.0490, 1.8705)
+PRINTED_DISTANCE = (0.3607, 1.0490, 1.8705)
 CHUNK = 100  # images at a time: each needs its k neighbours' pixels
 
 
 class NeighbourManifold:
     """The subspace through an image's k nearest training images (S section 3.2, 50-NN).
 
-    `centre="x"`: it passes through the original image x and is spanned by x_i - x, and the change
-    of x is projected (S, main text). `centre="mean"`: it passes through the neighbours' mean and
-    is spanned by x_i - mean (S, appendix), so that unchanged test images have a distance as well.
-    Neighbours are the exact ones, in pixels or, with `pca=40`, in that many principal components
-    of the training images, as S searches them. The projection is least squares by SVD.
+    `centre="x"`: it passes through the original image x (`split.x`) and is spanned by x_i - x, for
+    the neighbours x_i of the image given, whose change from x is projected (S, main text).
+    `centre="mean"`: it passes through the neighbours' mean and is spanned by x_i - mean (S,
+    appendix), so that unchanged test images have a distance as well. Neighbours are the exact
+    ones, in pixels or, with `pca=40`, in that many principal components of the training images,
+    as S searches them. The projection is least squares by SVD.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class NeighbourManifold:
             spread = torch.cov(self._pixels.T).view(side, side)
             self._basis = torch.linalg.eigh(spread)[1][:, -pca:]
         self._keys = self._key(self._pixels)
-        self._lengths = self._keys.square().sum(1)
+        self._lengths = torch.einsum("np,np->n", self._keys, self._keys)
 
     def _key(self, flat: Tensor) -> Tensor:
         return flat if self._basis is None else flat @ self._basis
@@ -66,7 +67,9 @@ class NeighbourManifold:
         """Positions of the k nearest training images of x [N, C, H, W], nearest first, [N, k]."""
         key = self._key(self._checked(x))
         parts = [  # |a - b|^2 without |a|^2, which moves no neighbour before another
-            (self._lengths - 2 * part @ self._keys.T).topk(self.k, largest=False).indices
+            torch.addmm(self._lengths, part, self._keys.T, alpha=-2)
+            .topk(self.k, largest=False)
+            .indices
             for part in key.split(CHUNK)
         ]
         return torch.cat(parts)
@@ -79,13 +82,16 @@ class NeighbourManifold:
     def _project(self, x: Tensor, split: Split) -> tuple[Tensor, Tensor]:
         """The projections and the points that the subspaces pass through."""
         flat, parts = self._checked(x), []
+        home = "cpu" if flat.device.type == "mps" else flat.device  # MPS has no float64
+        if not isinstance(split, Split):
+            raise ValueError(f"split must be the Split of the originals; got {brief(split)}")
         if x.shape != split.x.shape:
             raise ValueError(
                 f"x must be {list(split.x.shape)}, as the split's images; got {list(x.shape)}"
             )
         for rows, near in zip(torch.arange(len(x)).split(CHUNK), self.neighbours(x).split(CHUNK)):
-            points = self._pixels[near].double()  # [n, k, P]
-            here, origin = flat[rows].double(), split.x[rows].flatten(1).to(points)
+            points = self._pixels[near].to(home).double()  # [n, k, P]
+            here, origin = flat[rows].to(points), split.x[rows].flatten(1).to(points)
             if self.centre == "mean":
                 origin = points.mean(1)
             spread = points - origin[:, None]
@@ -108,6 +114,8 @@ class NeighbourManifold:
         if not isinstance(x, Tensor) or x.shape[1:] != size or not len(x):
             what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"x must be images [N, {', '.join(map(str, size))}]; got {what}")
+        if not x.is_floating_point() or not x.isfinite().all():
+            raise ValueError("x must be finite floats in [0, 1]: clean the images first")
         return x.flatten(1).to(self._pixels)
 
     def __repr__(self) -> str:
@@ -142,9 +150,17 @@ def attribute(
     manifold = split.dataset.manifold if split.dataset else None
     if manifold is None:
         raise ValueError("only FONTS have known letters and faces: load a 'fonts' data set")
-    if without is not None and without.shape != x.shape[:1]:
-        raise ValueError(f"without must be a face an image, [{len(x)}]; got {list(without.shape)}")
-    whole("refine", refine, 1)
+    if without is not None and (
+        not isinstance(without, Tensor)
+        or without.shape != x.shape[:1]
+        or not 0 <= int(without.min()) <= int(without.max()) < N_FONTS
+    ):
+        raise ValueError(
+            f"without must be a face an image, [{len(x)}], from 0 to {N_FONTS - 1}; got "
+            f"{brief(without)}"
+        )
+    if whole("refine", refine, 1) >= N_FONTS:
+        raise ValueError(f"refine must be less than the {N_FONTS} faces; got {refine}")
     glyphs = torch.from_numpy(read_atlas()["glyphs"][:N_FONTS]).to(x) / 255
     low, high = (edge.to(x) for edge in manifold.bounds)
     poses = manifold.nearest(x, split)[:, None] + x.new_tensor([[0, 0, 0, 0, 0, t] for t in TURNS])
@@ -156,16 +172,27 @@ def attribute(
     n, turns, letters, _ = faces.shape
     letter = torch.arange(letters, device=x.device)[None, None, :, None].expand_as(faces)
     start = poses[:, :, None, None].expand(-1, -1, letters, refine, -1).flatten(0, 3)
-    chosen = glyphs[faces.flatten(), letter.flatten()][:, None]
-    again = x[:, None].expand(-1, turns * letters * refine, -1, -1, -1).flatten(0, 1)
-    with torch.no_grad():
-        found = nearest(lambda z, rows: slopes(chosen[rows], z), again, [start], low, high)
-    away = found.distance.view(n, turns, letters, refine).transpose(1, 2).flatten(2)
+    face_of, letter_of, many = faces.flatten(), letter.flatten(), turns * letters * refine
+    parts = []
+    for row, image in enumerate(x):  # one at a time: each is compared with many glyphs
+        part = slice(row * many, (row + 1) * many)
+        found = _nearest_of(image, glyphs[face_of[part], letter_of[part]], start[part], low, high)
+        parts.append(found.view(turns, letters, refine).transpose(0, 1).flatten(1))
+    away = torch.stack(parts)
     distance, best = away.min(2)
     winner = distance.argmin(1)
     rows = torch.arange(n, device=x.device)
     face = faces.transpose(1, 2).flatten(2)[rows, winner, best[rows, winner]]
     return Attribution(winner, face, distance)
+
+
+def _nearest_of(x: Tensor, glyphs: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Distances of one image [1, H, W] to the manifolds of glyphs [m, H, W], from starts [m, 6]."""
+    with torch.no_grad():
+        return nearest(
+            lambda z, rows: slopes(glyphs[rows][:, None], z),
+            x.expand(len(glyphs), -1, -1, -1), [start], low, high,
+        ).distance  # fmt: skip
 
 
 def _likeliest(x: Tensor, glyphs: Tensor, poses: Tensor, count: int, without: int | None) -> Tensor:

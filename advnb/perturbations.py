@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checks import brief, number
-from .fonts import RANGES, transform
+from .fonts import RANGES, KnownManifold, transform
 from .splits import Split
 
 Norm = Literal["linf", "l2"]
@@ -113,8 +113,8 @@ SMALL = ((-0.15, 0.15),) * 2 + ((-0.2, 0.2),) * 2 + ((0.85, 1.15), (-math.pi / 1
 
 @dataclass(frozen=True)
 class Affine:
-    """Images T(x; t), moved, sheared, scaled and turned, with t within `eta` of the identity in
-    each of its six numbers and inside the data's ranges (S eq. 5): FONTS' own, narrower ones for
+    """Images T(x; t), moved, sheared, scaled and turned, with t - identity within `eta` in the
+    norm and t inside the data's ranges (S eq. 5): FONTS' own, narrower ones for
     other data. The transform is FONTS' sampler."""
 
     eta: float
@@ -125,7 +125,7 @@ class Affine:
 
     def region(self, split: Split) -> Region:
         manifold = split.dataset.manifold if split.dataset else None
-        ranges = RANGES[manifold.variant] if manifold else SMALL
+        ranges = RANGES[manifold.variant] if isinstance(manifold, KnownManifold) else SMALL
         low, high = split.x.new_tensor(ranges).T
         origin = split.x.new_tensor(IDENTITY).expand(len(split), -1)
         return Region.around(origin, self.eta, self.norm, low, high)

@@ -29,6 +29,7 @@ COLOURS = {
     "regular": "#c44e52",
     "test images": "#4c72b0",
     "natural": "#4c72b0",
+    "random": "#8c8c8c",
 }
 # the papers' own numbers, in every figure
 PRINTED: dict[str, Any] = {
@@ -172,6 +173,10 @@ def histograms(
     paper's median, from its 5 % to its 95 % point."""
     figure = Picture(7, 2.9, alt)
     axes = figure.subplots()
+    groups = {name: values[values.isfinite()] for name, values in groups.items()}
+    groups = {name: values for name, values in groups.items() if len(values)}
+    if not groups:
+        raise ValueError("there is no finite value to draw: every group is empty")
     most = max(float(values.max()) for values in groups.values())
     bins = np.linspace(0, most * 1.02 + 1e-9, 41).tolist()
     peaks = {}
