@@ -114,8 +114,8 @@ SMALL = ((-0.15, 0.15),) * 2 + ((-0.2, 0.2),) * 2 + ((0.85, 1.15), (-math.pi / 1
 @dataclass(frozen=True)
 class Affine:
     """Images T(x; t), moved, sheared, scaled and turned, with t - identity within `eta` in the
-    norm and t inside the data's ranges (S eq. 5): FONTS' own, narrower ones for
-    other data. The transform is FONTS' sampler."""
+    norm and t inside the data's ranges (S eq. 5): FONTS' own, narrower ones for other data. The
+    transform is FONTS' sampler."""
 
     eta: float
     norm: Norm = "linf"

@@ -1,8 +1,9 @@
 """The nearest point of a manifold: batched Levenberg-Marquardt inside a box, from coarse to fine.
 
-Images of a moved glyph are rough functions of its code, and a descent gets stuck: 100 steps of Adam
-leave a twentieth of all points that *are* on the manifold more than 3 away from it. So the first
-stages compare blurred images, whose minima are wide, and only the last one the images themselves.
+Images of a moved glyph are rough functions of its code, and a descent gets stuck: the paper's 100
+steps of Adam leave 14 % of 536 on-manifold examples of FONTS more than 0.05 away from the manifold
+that they are on, and 2 % more than 3. So all stages but the last compare blurred images, whose
+minima are wide.
 """
 
 from __future__ import annotations
