@@ -33,19 +33,26 @@ class Found:
 
 
 def nearest(
-    linearise: Linearise, x: Tensor, starts: list[Tensor], low: Tensor, high: Tensor
+    linearise: Linearise,
+    x: Tensor,
+    starts: list[Tensor],
+    low: Tensor,
+    high: Tensor,
+    stages: tuple[tuple[float, int, int], ...] = STAGES,
 ) -> Found:
     """Codes in [low, high] whose images are nearest to x [N, C, H, W] in L2, as found from each of
     `starts` ([N, d] each) in turn; an image that is met exactly is left alone from then on.
 
     The first start is tried without blur as well: never is the result farther than its own image.
+    `stages` of another kind than `STAGES` suit other manifolds.
     """
     found = Found(starts[0].clone(), torch.full_like(x[:, 0, 0, 0], math.inf))
-    for start, stages in ((starts[0], STAGES[-1:]), *((start, STAGES) for start in starts)):
+    first = [(starts[0], stages[-1:])] if len(stages) > 1 else []
+    for start, plan in (*first, *((start, stages) for start in starts)):
         left = (found.distance > EXACT).nonzero()[:, 0]
         for rows in left.split(CHUNK) if len(left) else ():
             code = start[rows]
-            for blur, pool, steps in stages:
+            for blur, pool, steps in plan:
                 view = View(blur, pool, x.shape[-2:], like=x)
                 code, distance = _descend(linearise, view, x[rows], rows, code, low, high, steps)
             better = distance < found.distance[rows]

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def fit(
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
-    run = _Checkpoint(checkpoint, model, optimizer, split, recipe, epochs, seed)
+    told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
+    told = f"{told} epochs={epochs} seed={seed}"
+    run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, split.content(), told)
     start = run.resume()
     device = device_of(model)
     bar = tqdm(total=total, initial=start, unit="step", disable=not progress, desc="training")
@@ -149,26 +152,35 @@ def _draw(*key: int) -> int:
     return int(torch.randint(2**62, (1,), generator=generator(*key)))
 
 
-class _Checkpoint:
-    """Model and optimiser on disk, tied to one run by a fingerprint of all that decides it."""
+class Checkpoint:
+    """Models and optimisers on disk, tied to one run by a fingerprint of all that decides it:
+    the data, the weights at the start and `told`, its settings as a text."""
 
     def __init__(
         self,
         path: str | os.PathLike | None,
-        model: nn.Module,
-        optimizer: torch.optim.Adam,
-        split: Split,
-        recipe: Recipe,
-        epochs: int,
-        seed: int,
+        models: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        data: Mapping[str, Tensor],
+        told: str,
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.model, self.optimizer, self.saved = model, optimizer, time.monotonic()
-        self.parameters = list(model.parameters())
+        self.models, self.optimizers, self.saved = models, optimizers, time.monotonic()
         if self.path is not None:
-            parts = {**split.content(), **model.state_dict(prefix="model.")}
-            told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
-            self.fingerprint = f"{digest(parts)} {told} epochs={epochs} seed={seed}"
+            self.fingerprint = f"{digest({**data, **self._weights()})} {told}"
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for name, model in self.models.items():
+            weights.update(model.state_dict(prefix=f"{name}."))
+        return weights
+
+    def _trained(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        """Every parameter that an optimiser moves, with the start of its state's names."""
+        for name, optimizer in self.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, parameter in enumerate(parameters):
+                yield f"{name}.{number}", optimizer, parameter
 
     def resume(self) -> int:
         """The step to go on from: 0 for a new run."""
@@ -181,26 +193,30 @@ class _Checkpoint:
                 "seed): delete it or name another file"
             )
         try:
-            weights = {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
-            self.model.load_state_dict(weights)
-            for number, parameter in enumerate(self.parameters):
-                if f"adam.{number}.step" not in tensors:  # frozen: Adam keeps nothing for it
+            for name, model in self.models.items():
+                start = f"{name}."
+                model.load_state_dict(
+                    {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+                )
+            for name, optimizer, parameter in self._trained():
+                if f"{name}.step" not in tensors:  # frozen: Adam keeps nothing for it
                     continue
-                names = ("step", "exp_avg", "exp_avg_sq")
-                state = {name: tensors[f"adam.{number}.{name}"] for name in names}
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                state = {key: tensors[f"{name}.{key}"] for key in keys}
                 for key in ("exp_avg", "exp_avg_sq"):
                     state[key] = state[key].to(parameter.device)
-                self.optimizer.state[parameter] = state
+                optimizer.state[parameter] = state
         except (KeyError, RuntimeError):
             raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from None
         return int(about["step"])
 
     def save(self, step: int, due: bool) -> None:
+        """Write the file if it is `due`, or 30 seconds after the last time."""
         if self.path is None or not (due or time.monotonic() - self.saved > SAVE_EVERY):
             return
-        tensors = self.model.state_dict(prefix="model.")
-        for number, parameter in enumerate(self.parameters):
-            for name, tensor in self.optimizer.state[parameter].items():
-                tensors[f"adam.{number}.{name}"] = tensor
+        tensors = self._weights()
+        for name, optimizer, parameter in self._trained():
+            for key, tensor in optimizer.state[parameter].items():
+                tensors[f"{name}.{key}"] = tensor
         save_tensors(self.path, tensors, fingerprint=self.fingerprint, step=step)
         self.saved = time.monotonic()
