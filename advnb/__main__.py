@@ -10,7 +10,7 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments; `run` is what it calls."""
     top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
-    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,zoo}")
+    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,vaegan,zoo}")
 
     doctor = rooms.add_parser("doctor", help="is this machine ready? exit code 1 if not")
     doctor.set_defaults(run=_doctor)
@@ -26,6 +26,23 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--out", help="the atlas to write (default: the package's own)")
     build.add_argument("--seed", type=int, default=0, help="decides the order of the faces")
     build.set_defaults(run=_fonts_build)
+
+    vaegan = rooms.add_parser("vaegan", help="the generative models of learned manifolds")
+    verbs = vaegan.add_subparsers(required=True)
+    learn = verbs.add_parser("train", help="learn the manifold of a data set, class after class")
+    learn.add_argument("data", help="its name, or an .npz")
+    learn.add_argument("--kind", default="flow", help="flow (default), or vaegan: S's")
+    learn.add_argument("--width", type=int, default=16, help="channels (S: 64)")
+    learn.add_argument("--kernel", type=int, default=4, help="of the decoder (S: 6)")
+    learn.add_argument("--steps", type=int, help="batches of 100 images a class")
+    learn.add_argument("--shared", action="store_true", help="one model for all classes")
+    learn.add_argument("--seed", type=int, default=0)
+    learn.add_argument("--out", help="the file to write (default: the package's own)")
+    learn.set_defaults(run=_vaegan_train)
+    against = verbs.add_parser("compare", help="both kinds, equal time, three seeds")
+    against.add_argument("data")
+    against.add_argument("--out", required=True, help="a folder for the models and the table")
+    against.set_defaults(run=_vaegan_compare)
 
     zoo = rooms.add_parser("zoo", help="the small trained models")
     verbs = zoo.add_subparsers(required=True)
@@ -79,6 +96,25 @@ def _fonts_build(args: argparse.Namespace) -> None:
     print(f"{len(faces):,} usable faces; the first {fonts.N_FONTS:,} are FONTS, the rest unseen")
     if len(faces) < fonts.N_FONTS:
         raise ValueError(f"FONTS needs {fonts.N_FONTS:,} faces: name more folders")
+
+
+def _vaegan_train(args: argparse.Namespace) -> None:
+    from . import data, learned, vaegan
+
+    steps = vaegan.STEPS.get(args.kind, 1) if args.steps is None else args.steps
+    settings = vaegan.Settings(
+        args.kind, args.width, args.kernel, steps, shared=args.shared, seed=args.seed
+    )
+    loaded = data.load(args.data)
+    out = args.out or learned.FOLDER / f"{loaded.name}-{args.kind}.safetensors"
+    manifold = vaegan.make(loaded, settings, out)
+    print(f"{manifold} in {out}: {manifold.about['measured']}")
+
+
+def _vaegan_compare(args: argparse.Namespace) -> None:
+    from . import data, vaegan
+
+    print(vaegan.compare(data.load(args.data), args.out).to_string())
 
 
 def _zoo_train(args: argparse.Namespace) -> None:

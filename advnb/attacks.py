@@ -72,10 +72,19 @@ class Attack:
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
         """Attack every image of `split`; the result is on the split's device."""
         check(model, split)
-        correct = logits(model, split, self.batch_size or BATCH).argmax(1) == split.y
+        correct = self._correct(model, split)
+        reconstructed = correct
+        region = self.set.region(split)
+        if region.origin.shape != split.x.shape:  # a code: what it stands for may not be x itself
+            with torch.no_grad():
+                decoded = self.set.decode(region.origin, split).clamp(0, 1)
+            reconstructed = self._correct(model, split.with_x(decoded.to(split.dtype)))
         runs = [self._search(model, split, restart).finish() for restart in range(self.restarts)]
         code, success, first = (torch.stack(parts).to(split.y.device) for parts in zip(*runs))
-        return AttackResult(self, split, correct, success, first, code)
+        return AttackResult(self, split, correct, reconstructed, success, first, code)
+
+    def _correct(self, model: nn.Module, split: Split) -> Tensor:
+        return logits(model, split, self.batch_size or BATCH).argmax(1) == split.y
 
     def iterate(self, model: nn.Module, split: Split) -> Iterator[State]:
         """The state after each iterate: steps 0 (the start) to `steps`, restart after restart.
@@ -105,12 +114,15 @@ class AttackResult:
     """What an attack found for N images and R restarts.
 
     `success` bool [R, N]: the kept image is misclassified, whether or not x was right;
-    `first_success_step` int64 [R, N], -1 where never; `correct` bool [N]: x was right.
+    `first_success_step` int64 [R, N], -1 where never; `correct` bool [N]: x was right;
+    `reconstructed` bool [N]: the image of x's own code was, which is x itself unless the set
+    searches a learned manifold.
     """
 
     attack: Attack
     split: Split
     correct: Tensor
+    reconstructed: Tensor
     success: Tensor
     first_success_step: Tensor
     found: Tensor
@@ -135,15 +147,35 @@ class AttackResult:
         """code minus the code that the search started around, [R, N, d]."""
         return None if self.code is None else self.code - self.attack.set.region(self.split).origin
 
-    def success_rate(self, over: Literal["pairs", "images"] = "pairs") -> Rate:
+    def success_rate(
+        self,
+        over: Literal["pairs", "images"] = "pairs",
+        *,
+        correct: Literal["x", "reconstruction"] = "x",
+        code_limit: float | None = None,
+    ) -> Rate:
         """Share of images that were classified correctly and are fooled.
 
         over="pairs": every (image, restart) counts, as in S; the interval is clustered by image.
         over="images": an image counts as fooled if any restart fooled it, as in Z.
+
+        On a learned manifold "classified correctly" has two readings: the image itself
+        (correct="x"), or the image of its code (correct="reconstruction", S's code), where an
+        attack starts. S's code also lets a success count only where every number of the original
+        code lies within 2 of zero, out of all images: code_limit=2.
         """
         if over not in ("pairs", "images"):
             raise ValueError(f'over must be "pairs" or "images"; got {brief(over)}')
-        hits = self.success[:, self.correct]
+        if correct not in ("x", "reconstruction"):
+            raise ValueError(f'correct must be "x" or "reconstruction"; got {brief(correct)}')
+        hits = self.success
+        if code_limit is not None:
+            number("code_limit", code_limit, "a positive number", lambda v: 0 < v < math.inf)
+            origin = self.attack.set.region(self.split).origin
+            if origin.ndim != 2:
+                raise ValueError("code_limit is for sets that search a code, not for pixels")
+            hits = hits & (origin.abs() <= code_limit).all(1)
+        hits = hits[:, self.correct if correct == "x" else self.reconstructed]
         return rate(hits if over == "pairs" else hits.any(0))
 
     def success_by_step(self) -> list[float]:

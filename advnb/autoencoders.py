@@ -48,7 +48,8 @@ class Autoencoder(nn.Module):
             self.mean, self.spread = nn.Linear(flat, LATENTS), nn.Linear(flat, LATENTS)
             layers = [nn.Linear(LATENTS, flat), nn.Unflatten(1, (widths[3], *sizes[3]))]
             for k in (3, 2, 1):
-                odd = tuple(a - 2 * b for a, b in zip(sizes[k - 1], sizes[k]))
+                (h, w), (low_h, low_w) = sizes[k - 1], sizes[k]
+                odd = (h - 2 * low_h, w - 2 * low_w)
                 layers.append(
                     nn.ConvTranspose2d(
                         widths[k], widths[k - 1], kernel, 2, kernel // 2 - 1, output_padding=odd
@@ -80,7 +81,9 @@ class Autoencoder(nn.Module):
             for k, layer in enumerate(layers):
                 if isinstance(layer, nn.BatchNorm2d):
                     turned = isinstance(layers[k - 1], nn.ConvTranspose2d)
-                    layers[k - 1] = fuse_conv_bn_eval(layers[k - 1], layer, transpose=turned)
+                    layers[k - 1] = fuse_conv_bn_eval(  # type: ignore[type-var]
+                        layers[k - 1], layer, transpose=turned
+                    )
                     layers[k] = nn.Identity()
         return new
 
@@ -108,12 +111,12 @@ class Flow(nn.Module):
 
     def __init__(self, d: int, layers: int) -> None:
         super().__init__()
-        self.half = d // 2
+        self.moved = d // 2
         self.nets = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(d - self.half, self.HIDDEN),
+                nn.Linear(d - self.moved, self.HIDDEN),
                 nn.ReLU(),
-                nn.Linear(self.HIDDEN, 2 * self.half),
+                nn.Linear(self.HIDDEN, 2 * self.moved),
             )
             for _ in range(layers)
         )
@@ -127,7 +130,7 @@ class Flow(nn.Module):
         """z [N, d], and log |det dz/du| [N]."""
         volume = torch.zeros_like(u[:, 0])
         for net in self.nets:
-            moved, kept = u[:, : self.half], u[:, self.half :]
+            moved, kept = u[:, : self.moved], u[:, self.moved :]
             scale, shift = self._scale_and_shift(net, kept)
             # the halves change places, shifted by one so that other pairs meet each time
             u = torch.cat([kept, moved * scale.exp() + shift], 1).roll(1, 1)
@@ -138,7 +141,7 @@ class Flow(nn.Module):
         """The u [N, d] with forward(u) = z."""
         for net in reversed(self.nets):
             z = z.roll(-1, 1)
-            kept, moved = z[:, : -self.half], z[:, -self.half :]
+            kept, moved = z[:, : -self.moved], z[:, -self.moved :]
             scale, shift = self._scale_and_shift(net, kept)
             z = torch.cat([(moved - shift) * (-scale).exp(), kept], 1)
         return z

@@ -165,13 +165,24 @@ class KnownManifold:
     def encode(self, split: Any) -> Tensor:
         """The latents that the split's images were made from, [N, 6]."""
         if split.z is None or split.font is None:
-            raise ValueError("only FONTS images have known latents: load a 'fonts' data set")
+            raise ValueError(
+                "only FONTS images have known latents: load a 'fonts' data set, or use a "
+                "LearnedManifold"
+            )
         return split.z
 
     def decode(self, z: Tensor, split: Any) -> Tensor:
         """Images [N, 1, 28, 28] of latents z [N, 6], with the fonts and letters of `split`."""
         if z.shape != (len(split), len(LATENTS)):
             raise ValueError(f"z must be [{len(split)}, 6], one row an image; got {list(z.shape)}")
+        low, high = (edge.to(z) for edge in self.bounds)
+        outside = ~((z >= low - 1e-6) & (z <= high + 1e-6)).all(0)
+        if outside.any():
+            name = LATENTS[int(outside.int().argmax())]
+            raise ValueError(
+                f"{name} in z lies outside the bounds of the {self.variant} manifold, "
+                f"{low[LATENTS.index(name)]:.4g} to {high[LATENTS.index(name)]:.4g}"
+            )
         return transform(self.glyphs(split.font, split.y, like=z), z)
 
     def project(

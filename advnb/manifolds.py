@@ -1,19 +1,18 @@
-"""How far images lie from the data: the plane through nearby training images, where the generator
-is unknown; on FONTS, the nearest letter and face of all."""
+"""How far images lie from the data, without a model of it: the plane through nearby training
+images."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .checks import brief, whole
-from .fonts import N_FONTS, read_atlas, slopes, transform
-from .projection import STAGES, View, nearest
+from .learned import LearnedManifold
 from .splits import Split
+
+__all__ = ["LearnedManifold", "NeighbourManifold"]
 
 # S figure 3, FONTS, regular examples to the known manifold: 5 % point, median, 95 % point
 PRINTED_DISTANCE = (0.3607, 1.0490, 1.8705)
@@ -120,89 +119,3 @@ class NeighbourManifold:
 
     def __repr__(self) -> str:
         return f"NeighbourManifold({self.train}, k={self.k}, centre={self.centre!r})"
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Whose manifold an image lies nearest to, if letter and face are free: `letter` and `face`
-    int64 [N], and the L2 `distance` [N, 10] to the nearest image found of each letter."""
-
-    letter: Tensor
-    face: Tensor
-    distance: Tensor
-
-
-TURNS = (0.0, -math.pi / 4, math.pi / 4)  # poses that another letter is tried in
-
-
-def attribute(
-    x: Tensor, split: Split, *, without: Tensor | None = None, refine: int = 2
-) -> Attribution:
-    """The nearest letter and face of FONTS for images x [N, 1, 28, 28] that were made from those
-    of `split` (S definition 1: an on-manifold example is valid while its own letter stays the
-    likeliest).
-
-    All 10,000 glyphs are compared in the pose that x has on its own glyph's manifold and turned by
-    45 degrees, slightly blurred; the `refine` nearest of each letter and turn are then projected
-    on. `without` (faces, int64 [N]) leaves one face an image out, its own say: an on-manifold
-    example lies on its own face's manifold, and only the other faces tell what it looks like.
-    """
-    manifold = split.dataset.manifold if split.dataset else None
-    if manifold is None:
-        raise ValueError("only FONTS have known letters and faces: load a 'fonts' data set")
-    if without is not None and (
-        not isinstance(without, Tensor)
-        or without.shape != x.shape[:1]
-        or not 0 <= int(without.min()) <= int(without.max()) < N_FONTS
-    ):
-        raise ValueError(
-            f"without must be a face an image, [{len(x)}], from 0 to {N_FONTS - 1}; got "
-            f"{brief(without)}"
-        )
-    if whole("refine", refine, 1) >= N_FONTS:
-        raise ValueError(f"refine must be less than the {N_FONTS} faces; got {refine}")
-    glyphs = torch.from_numpy(read_atlas()["glyphs"][:N_FONTS]).to(x) / 255
-    low, high = (edge.to(x) for edge in manifold.bounds)
-    poses = manifold.nearest(x, split)[:, None] + x.new_tensor([[0, 0, 0, 0, 0, t] for t in TURNS])
-    poses = poses.clamp(low, high)  # [N, turns, 6]
-    faces = torch.stack([
-        _likeliest(image, glyphs, pose, refine, None if without is None else int(without[row]))
-        for row, (image, pose) in enumerate(zip(x, poses))
-    ])  # fmt: skip
-    n, turns, letters, _ = faces.shape
-    letter = torch.arange(letters, device=x.device)[None, None, :, None].expand_as(faces)
-    start = poses[:, :, None, None].expand(-1, -1, letters, refine, -1).flatten(0, 3)
-    face_of, letter_of, many = faces.flatten(), letter.flatten(), turns * letters * refine
-    parts = []
-    for row, image in enumerate(x):  # one at a time: each is compared with many glyphs
-        part = slice(row * many, (row + 1) * many)
-        found = _nearest_of(image, glyphs[face_of[part], letter_of[part]], start[part], low, high)
-        parts.append(found.view(turns, letters, refine).transpose(0, 1).flatten(1))
-    away = torch.stack(parts)
-    distance, best = away.min(2)
-    winner = distance.argmin(1)
-    rows = torch.arange(n, device=x.device)
-    face = faces.transpose(1, 2).flatten(2)[rows, winner, best[rows, winner]]
-    return Attribution(winner, face, distance)
-
-
-def _nearest_of(x: Tensor, glyphs: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Distances of one image [1, H, W] to the manifolds of glyphs [m, H, W], from starts [m, 6]."""
-    with torch.no_grad():
-        return nearest(
-            lambda z, rows: slopes(glyphs[rows][:, None], z),
-            x.expand(len(glyphs), -1, -1, -1), [start], low, high,
-        ).distance  # fmt: skip
-
-
-def _likeliest(x: Tensor, glyphs: Tensor, poses: Tensor, count: int, without: int | None) -> Tensor:
-    """For one image [1, H, W] the `count` nearest faces of each letter in each pose, slightly
-    blurred: [poses, letters, count]."""
-    view, parts = View(*STAGES[2][:2], x.shape[-2:], like=x), []
-    for pose in poses:
-        images = transform(glyphs.flatten(0, 1)[None], pose[None])[0]  # [faces * letters, H, W]
-        away = (view(images[:, None]) - view(x[None])).square().sum(1).view(len(glyphs), -1)
-        if without is not None:
-            away[without] = math.inf
-        parts.append(away.T.topk(count, largest=False).indices)
-    return torch.stack(parts)

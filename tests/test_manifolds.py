@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 
 import advnb
 from advnb import Affine, Attack, OnManifold, Pixels, Split, recipes, zoo
+from advnb.attribution import attribute
 from advnb.fonts import RANGES, KnownManifold, slopes, transform
-from advnb.manifolds import NeighbourManifold, attribute
+from advnb.manifolds import NeighbourManifold
 from advnb.perturbations import IDENTITY, STARTS
 from advnb.recipes import Part, Recipe
 from advnb.stats import generator
@@ -178,7 +179,8 @@ def test_found_codes_are_inside_the_bounds(variant: str) -> None:
     outside = split.z + 0.4 * uniform(40, 6, seed=8).float()  # the letters themselves are not
     assert ((outside < low) | (outside > high)).any(1).sum() > 20
     for kind in (torch.float32, torch.float64):
-        code = manifold.nearest(manifold.decode(outside, split).to(kind), split)
+        letters = manifold.glyphs(split.font, split.y, like=outside)
+        code = manifold.nearest(transform(letters, outside).to(kind), split)
         assert code.dtype == kind
         assert ((code >= low.to(kind)) & (code <= high.to(kind))).all()
 

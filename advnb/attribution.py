@@ -1,0 +1,162 @@
+"""Whose letter is it? On FONTS the nearest letter and face of all can be searched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from .checks import brief, whole
+from .fonts import N_FONTS, KnownManifold, matrices, read_atlas, slopes, transform
+from .projection import STAGES, View, nearest
+from .splits import Split
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Whose manifold an image lies nearest to, if letter and face are free: `letter` and `face`
+    int64 [N], and the L2 `distance` [N, 10] to the nearest image found of each letter."""
+
+    letter: Tensor
+    face: Tensor
+    distance: Tensor
+
+
+TURNS = (0.0, -math.pi / 4, math.pi / 4)  # poses that another letter is tried in
+
+
+def attribute(
+    x: Tensor, split: Split, *, without: Tensor | None = None, refine: int = 2
+) -> Attribution:
+    """The nearest letter and face of FONTS for images x [N, 1, 28, 28] that were made from those
+    of `split` (S definition 1: an on-manifold example is valid while its own letter stays the
+    likeliest).
+
+    All 10,000 glyphs are compared in the pose that x has on its own glyph's manifold and turned by
+    45 degrees, slightly blurred; the `refine` nearest of each letter and turn are then projected
+    on. `without` (faces, int64 [N]) leaves one face an image out, its own say: an on-manifold
+    example lies on its own face's manifold, and only the other faces tell what it looks like.
+    """
+    manifold = split.dataset.manifold if split.dataset else None
+    if manifold is None:
+        raise ValueError("only FONTS have known letters and faces: load a 'fonts' data set")
+    if without is not None and (
+        not isinstance(without, Tensor)
+        or without.shape != x.shape[:1]
+        or not 0 <= int(without.min()) <= int(without.max()) < N_FONTS
+    ):
+        raise ValueError(
+            f"without must be a face an image, [{len(x)}], from 0 to {N_FONTS - 1}; got "
+            f"{brief(without)}"
+        )
+    if whole("refine", refine, 1) >= N_FONTS:
+        raise ValueError(f"refine must be less than the {N_FONTS} faces; got {refine}")
+    glyphs = torch.from_numpy(read_atlas()["glyphs"][:N_FONTS]).to(x) / 255
+    low, high = (edge.to(x) for edge in manifold.bounds)
+    poses = manifold.nearest(x, split)[:, None] + x.new_tensor([[0, 0, 0, 0, 0, t] for t in TURNS])
+    poses = poses.clamp(low, high)  # [N, turns, 6]
+    faces = torch.stack([
+        _likeliest(image, glyphs, pose, refine, None if without is None else int(without[row]))
+        for row, (image, pose) in enumerate(zip(x, poses))
+    ])  # fmt: skip
+    n, turns, letters, _ = faces.shape
+    letter = torch.arange(letters, device=x.device)[None, None, :, None].expand_as(faces)
+    start = poses[:, :, None, None].expand(-1, -1, letters, refine, -1).flatten(0, 3)
+    face_of, letter_of, many = faces.flatten(), letter.flatten(), turns * letters * refine
+    parts = []
+    for row, image in enumerate(x):  # one at a time: each is compared with many glyphs
+        part = slice(row * many, (row + 1) * many)
+        found = _nearest_of(image, glyphs[face_of[part], letter_of[part]], start[part], low, high)
+        parts.append(found.view(turns, letters, refine).transpose(0, 1).flatten(1))
+    away = torch.stack(parts)
+    distance, best = away.min(2)
+    winner = distance.argmin(1)
+    rows = torch.arange(n, device=x.device)
+    face = faces.transpose(1, 2).flatten(2)[rows, winner, best[rows, winner]]
+    return Attribution(winner, face, distance)
+
+
+def _nearest_of(x: Tensor, glyphs: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Distances of one image [1, H, W] to the manifolds of glyphs [m, H, W], from starts [m, 6]."""
+    with torch.no_grad():
+        return nearest(
+            lambda z, rows: slopes(glyphs[rows][:, None], z),
+            x.expand(len(glyphs), -1, -1, -1), [start], low, high,
+        ).distance  # fmt: skip
+
+
+def _likeliest(x: Tensor, glyphs: Tensor, poses: Tensor, count: int, without: int | None) -> Tensor:
+    """For one image [1, H, W] the `count` nearest faces of each letter in each pose, slightly
+    blurred: [poses, letters, count]."""
+    view, parts = View(*STAGES[2][:2], x.shape[-2:], like=x), []
+    for pose in poses:
+        images = transform(glyphs.flatten(0, 1)[None], pose[None])[0]  # [faces * letters, H, W]
+        away = (view(images[:, None]) - view(x[None])).square().sum(1).view(len(glyphs), -1)
+        if without is not None:
+            away[without] = math.inf
+        parts.append(away.T.topk(count, largest=False).indices)
+    return torch.stack(parts)
+
+
+def to_letter(
+    x: Tensor, letter: Tensor, manifold: KnownManifold, *, refine: int = 24, faces: int = N_FONTS
+) -> Tensor:
+    """L2 distances [N] of images x [N, 1, 28, 28] to the nearest image found of their `letter`
+    int64 [N], over all faces and all codes of FONTS: how far a made-up A lies from every true A.
+
+    Every face in 243 poses is compared, blurred and with its ink's centre where that of x is; the
+    `refine` nearest are projected on.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 4 or letter.shape != x.shape[:1]:
+        raise ValueError(f"x must be images and letter a label each; got {brief(letter)}")
+    glyphs = torch.from_numpy(read_atlas()["glyphs"][:faces]).to(x) / 255
+    low, high = (edge.to(x) for edge in manifold.bounds)
+    poses = _poses(low, high)
+    view, away = View(1.0, 2, x.shape[-2:], like=x), torch.empty(len(x), device=x.device)
+    for name in letter.unique().tolist():
+        rows = (letter == name).nonzero()[:, 0]
+        own = glyphs[:, name, None]  # [faces, 1, H, W]
+        looks, middles = [], []
+        for pose in poses:
+            images = transform(own, pose.expand(len(own), -1))
+            looks.append(view(_centred(images)))
+            middles.append(_middle(images))
+        book, middle = torch.cat(looks), torch.cat(middles)  # [poses * faces, ...]
+        found = torch.cdist(view(_centred(x[rows])), book).topk(refine, largest=False).indices
+        start = poses[found // len(own)]
+        # the pose that puts the glyph's ink where that of x is: A p + t = A p0 for its centre p0
+        shift = middle[found] - _middle(x[rows])[:, None]
+        turn = matrices(start.flatten(0, 1))[:, :, :2].view(*found.shape, 2, 2)
+        start[..., :2] = (turn @ shift[..., None])[..., 0]
+        start = start.clamp(low, high)
+        for row, face, code in zip(rows.tolist(), found % len(own), start):
+            away[row] = _nearest_of(x[row], own[face, 0], code, low, high).min()
+    return away
+
+
+def _poses(low: Tensor, high: Tensor) -> Tensor:
+    """Shears, scales and rotations on a grid inside the bounds, [243, 6], unmoved."""
+    counts = (1, 1, 3, 3, 3, 9)
+    parts = [
+        [(a + b) / 2 + (b - a) * ((i + 0.5) / n - 0.5) for i in range(n)]
+        for a, b, n in zip(low.tolist(), high.tolist(), counts)
+    ]
+    return low.new_tensor(list(product(*parts)))
+
+
+def _middle(images: Tensor) -> Tensor:
+    """Centres of ink [N, 2], (x, y) in [-1, 1]; of a blank image its own."""
+    weights = images[:, 0] + 1e-9
+    v, u = (torch.linspace(-1, 1, side).to(images) for side in images.shape[-2:])
+    total = weights.sum((1, 2))
+    return torch.stack([weights.sum(1) @ u, weights.sum(2) @ v], 1) / total[:, None]
+
+
+def _centred(images: Tensor) -> Tensor:
+    """Images moved so that their ink's centre is the image's."""
+    code = images.new_tensor([0, 0, 0, 0, 1.0, 0]).repeat(len(images), 1)
+    code[:, :2] = _middle(images)
+    return transform(images, code)
