@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import brief, whole
 from .fonts import N_FONTS, KnownManifold, matrices, read_atlas, slopes, transform
-from .projection import STAGES, View, nearest
+from .models import logits
+from .projection import STAGES, Found, View, nearest
 from .splits import Split
 
 
 @dataclass(frozen=True)
 class Attribution:
     """Whose manifold an image lies nearest to, if letter and face are free: `letter` and `face`
-    int64 [N], and the L2 `distance` [N, 10] to the nearest image found of each letter."""
+    int64 [N]. And of each letter the nearest image found: its L2 `distance` [N, 10], its face
+    `faces` int64 [N, 10] and its `code` [N, 10, 6]."""
 
     letter: Tensor
     face: Tensor
     distance: Tensor
+    faces: Tensor
+    code: Tensor
 
 
 TURNS = (0.0, -math.pi / 4, math.pi / 4)  # poses that another letter is tried in
@@ -62,30 +66,39 @@ def attribute(
         _likeliest(image, glyphs, pose, refine, None if without is None else int(without[row]))
         for row, (image, pose) in enumerate(zip(x, poses))
     ])  # fmt: skip
-    n, turns, letters, _ = faces.shape
+    _, turns, letters, _ = faces.shape
     letter = torch.arange(letters, device=x.device)[None, None, :, None].expand_as(faces)
     start = poses[:, :, None, None].expand(-1, -1, letters, refine, -1).flatten(0, 3)
     face_of, letter_of, many = faces.flatten(), letter.flatten(), turns * letters * refine
-    parts = []
+    parts, codes = [], []
     for row, image in enumerate(x):  # one at a time: each is compared with many glyphs
         part = slice(row * many, (row + 1) * many)
         found = _nearest_of(image, glyphs[face_of[part], letter_of[part]], start[part], low, high)
-        parts.append(found.view(turns, letters, refine).transpose(0, 1).flatten(1))
-    away = torch.stack(parts)
-    distance, best = away.min(2)
+        parts.append(found.distance.view(turns, letters, refine).transpose(0, 1).flatten(1))
+        codes.append(found.code.view(turns, letters, refine, -1).transpose(0, 1).flatten(1, 2))
+    distance, best = torch.stack(parts).min(2)
+    nearest_faces = faces.transpose(1, 2).flatten(2).gather(2, best[:, :, None])[:, :, 0]
+    code = torch.stack(codes).gather(2, best[:, :, None, None].expand(-1, -1, -1, start.shape[1]))
     winner = distance.argmin(1)
-    rows = torch.arange(n, device=x.device)
-    face = faces.transpose(1, 2).flatten(2)[rows, winner, best[rows, winner]]
-    return Attribution(winner, face, distance)
+    face = nearest_faces.gather(1, winner[:, None])[:, 0]
+    return Attribution(winner, face, distance, nearest_faces, code[:, :, 0])
 
 
-def _nearest_of(x: Tensor, glyphs: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Distances of one image [1, H, W] to the manifolds of glyphs [m, H, W], from starts [m, 6]."""
+def _nearest_of(
+    x: Tensor,
+    glyphs: Tensor,
+    start: Tensor,
+    low: Tensor,
+    high: Tensor,
+    stages: tuple[tuple[float, int, int], ...] = STAGES,
+) -> Found:
+    """Where one image [1, H, W] lies nearest to the manifolds of glyphs [m, H, W], from starts
+    [m, 6]."""
     with torch.no_grad():
         return nearest(
             lambda z, rows: slopes(glyphs[rows][:, None], z),
-            x.expand(len(glyphs), -1, -1, -1), [start], low, high,
-        ).distance  # fmt: skip
+            x.expand(len(glyphs), -1, -1, -1), [start], low, high, stages,
+        )  # fmt: skip
 
 
 def _likeliest(x: Tensor, glyphs: Tensor, poses: Tensor, count: int, without: int | None) -> Tensor:
@@ -133,7 +146,7 @@ def to_letter(
         start[..., :2] = (turn @ shift[..., None])[..., 0]
         start = start.clamp(low, high)
         for row, face, code in zip(rows.tolist(), found % len(own), start):
-            away[row] = _nearest_of(x[row], own[face, 0], code, low, high).min()
+            away[row] = _nearest_of(x[row], own[face, 0], code, low, high).distance.min()
     return away
 
 
@@ -160,3 +173,60 @@ def _centred(images: Tensor) -> Tensor:
     code = images.new_tensor([0, 0, 0, 0, 1.0, 0]).repeat(len(images), 1)
     code[:, :2] = _middle(images)
     return transform(images, code)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Two looks at a plane of images through three: `guess` (the model's label) and `letter` (the
+    nearest one) int64 [cells, cells], rows along the second axis; `ticks` [2, cells] where they
+    lie on the two orthonormal axes and `marks` [3, 2] where the three images do, in L2 norm from
+    the first."""
+
+    guess: Tensor
+    letter: Tensor
+    ticks: Tensor
+    marks: Tensor
+
+
+def plane(model: nn.Module, one: Split, first: Tensor, second: Tensor, *, cells: int) -> Slice:
+    """What a model, and FONTS themselves, say of the images in the plane through an image (a split
+    of one), and two others made from it [1, 1, 28, 28] (S figure 1 (c)).
+
+    The nearest letter leaves the image's own face out, which made the image; it is searched from
+    the nearest images of each letter to the three.
+    """
+    whole("cells", cells, 2)
+    if len(one) != 1 or one.font is None or not first.shape == second.shape == one.x.shape:
+        raise ValueError("plane needs a split of one FONTS image, and two images made from it")
+    u, v = (first - one.x).flatten(), (second - one.x).flatten()
+    across = u / u.norm()
+    up = v - (v @ across) * across
+    if not (u.norm() > 0 and up.norm() > 1e-6):
+        raise ValueError("the three images lie on a line: give others")
+    up = up / up.norm()
+    marks = torch.stack([torch.zeros_like(u[:2]), torch.stack([u @ across, u @ up]),
+                         torch.stack([v @ across, v @ up])])  # fmt: skip
+    low, high = marks.amin(0), marks.amax(0)
+    room = 0.25 * (high - low)
+    ticks = torch.stack([
+        torch.linspace(float(a), float(b), cells) for a, b in zip(low - room, high + room)
+    ]).to(u)  # fmt: skip
+    places = ticks[0][None, :, None] * across + ticks[1][:, None, None] * up
+    images = (one.x.flatten() + places.flatten(0, 1)).clamp(0, 1).view(-1, *one.x.shape[1:])
+    many = one[torch.zeros(len(images), dtype=torch.int64)]
+    guess = logits(model, many.with_x(images)).argmax(1)
+    corners = one[[0, 0, 0]]
+    made = torch.cat([one.x, first, second])
+    near = attribute(made, corners, without=corners.font)
+    glyphs = torch.from_numpy(read_atlas()["glyphs"][:N_FONTS]).to(made) / 255
+    names = torch.arange(glyphs.shape[1], device=made.device).expand_as(near.faces)
+    candidates = glyphs[near.faces.flatten(), names.flatten()]
+    assert one.dataset is not None
+    assert one.dataset.manifold is not None
+    low, high = (edge.to(made) for edge in one.dataset.manifold.bounds)
+    start = near.code.flatten(0, 1)
+    away = torch.stack([
+        _nearest_of(image, candidates, start, low, high, STAGES[-1:]).distance for image in images
+    ]).view(len(images), 3, -1)  # fmt: skip
+    letter = away.amin(1).argmin(1)
+    return Slice(guess.view(cells, cells), letter.view(cells, cells), ticks, marks)

@@ -31,6 +31,12 @@ COLOURS = {
     "natural": "#4c72b0",
     "random": "#8c8c8c",
 }
+# a colour a class, light enough to write on
+PASTEL = [
+    (0.72, 0.85, 0.93), (0.98, 0.80, 0.68), (0.78, 0.90, 0.72), (0.95, 0.72, 0.76),
+    (0.83, 0.77, 0.92), (0.87, 0.80, 0.74), (0.97, 0.82, 0.92), (0.85, 0.85, 0.85),
+    (0.93, 0.93, 0.65), (0.70, 0.92, 0.90),
+]  # fmt: skip
 # the papers' own numbers, in every figure
 PRINTED: dict[str, Any] = {
     "marker": "D",
@@ -211,4 +217,41 @@ def curves(
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    return figure
+
+
+def regions(
+    looks: Mapping[str, Tensor],
+    ticks: Tensor,
+    marks: Mapping[str, Tensor],
+    classes: Sequence[str],
+    alt: str = "",
+) -> Picture:
+    """Labels [cells, cells] over a plane as coloured regions with their names, a panel a look;
+    `ticks` [2, cells] are the axes, `marks` named points [2] in it."""
+    figure = Picture(4.2 * len(looks) + 0.4, 3.6, alt)
+    (left, right), (bottom, top) = ((row[0].item(), row[-1].item()) for row in ticks)
+    for axes, (title, labels) in zip(
+        figure.subplots(1, len(looks), squeeze=False)[0], looks.items()
+    ):
+        colours = np.array([PASTEL[k % len(PASTEL)] for k in labels.flatten().tolist()])
+        axes.imshow(
+            colours.reshape(*labels.shape, 3), extent=(left, right, bottom, top), origin="lower",
+            aspect="auto", interpolation="nearest",
+        )  # fmt: skip
+        for label in labels.unique().tolist():
+            rows, columns = (labels == label).nonzero(as_tuple=True)
+            # a cell of the region, the nearest to its middle: a mean may lie outside of it
+            off = (rows - rows.double().mean()) ** 2 + (columns - columns.double().mean()) ** 2
+            k = int(off.argmin())
+            place = ticks[0][columns[k]].item(), ticks[1][rows[k]].item()
+            axes.text(
+                *place, classes[label], ha="center", va="center", fontsize=11, color="#444444"
+            )
+        for (name, (x, y)), marker in zip(marks.items(), "o^s*"):
+            axes.plot(x.item(), y.item(), marker, color="black", markersize=8, label=name,
+                      markerfacecolor="white")  # fmt: skip
+        axes.set(title=title, xlabel="L2 distance from the image")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  frameon=False)  # fmt: skip
     return figure

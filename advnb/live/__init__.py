@@ -2,6 +2,8 @@
 
 from .attack import AttackPanel
 from .blindspot import BlindspotPanel
+from .latent import LatentPanel
 from .panel import Panel, close_all
+from .steps import StepPanel
 
-__all__ = ["AttackPanel", "BlindspotPanel", "Panel", "close_all"]
+__all__ = ["AttackPanel", "BlindspotPanel", "LatentPanel", "Panel", "StepPanel", "close_all"]

@@ -1,0 +1,263 @@
+"""The latent panel: an image's code on sliders, and what the model makes of it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..attacks import Attack
+from ..fonts import LATENTS, KnownManifold
+from ..models import checked, device_of, lent
+from ..perturbations import Manifold, OnManifold
+from ..plots import COLOURS, amplified, caption, mosaic
+from ..splits import Split
+from .figures import LiveFigure
+from .panel import REFRESH, Frame, Panel, Params, button, slider
+
+STEPS = 40
+ARROWS = {-3: "◀◀◀", -2: "◀◀", -1: "◀", 0: "·", 1: "▶", 2: "▶▶", 3: "▶▶▶"}
+
+
+@dataclass(frozen=True)
+class LatentFrame(Frame):
+    """A frame with the code that it shows and the loss's slope along every coordinate."""
+
+    code: tuple[float, ...] = ()
+    slopes: tuple[float, ...] = ()
+
+
+class LatentPanel(Panel):
+    """Move an image along its manifold: a slider for each number of its code, the class
+    probabilities, and arrows where the loss grows (S section 3.3).
+
+    `params`: image (a position in `split`), eta and the code's numbers: t_x to rotation on FONTS'
+    known manifold, z1, z2, ... on a learned one. Attack walks from the image's own code, within
+    eta of it, and leaves the sliders where it ends. Grey bands are the box of eta.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        manifold: Manifold | None = None,
+        *,
+        image: int = 0,
+        eta: float = 0.3,
+    ) -> None:
+        checked(model, split)
+        if manifold is None:
+            manifold = split.dataset.manifold if split.dataset else None
+        if manifold is None:
+            raise ValueError("these images have no known manifold: give a LearnedManifold")
+        # the thread's own copy: somebody may train the model while the panel looks at it
+        self._model, self._manifold = copy.deepcopy(model).eval(), manifold
+        self._split, self._codes = split, manifold.encode(split).cpu()
+        low, high = (edge.tolist() for edge in manifold.bounds)
+        known = isinstance(manifold, KnownManifold)
+        self.names = LATENTS if known else tuple(f"z{k + 1}" for k in range(len(low)))
+        position = slider("image", image, 0, max(len(split) - 1, 1), 1)
+        position.disabled = len(split) == 1
+        self.controls = {"image": position, "eta": slider("eta", eta, 0.01, 1.0, 0.01)}
+        for name, value, a, b in zip(self.names, self._codes[image].tolist(), low, high):
+            # half a step of room: a slider holds multiples of its step, and rounds its ends
+            self.controls[name] = slider(name, min(max(value, a), b), a, b, (b - a) / 200)
+        self._image = image
+        self._artist = LatentFigure(self.names, low, high)
+        self.arrows = {name: widgets.Label("", layout=NARROW) for name in self.names}
+        rows = [widgets.HBox([self.controls[name], self.arrows[name]]) for name in self.names]
+        tools = [
+            button("Attack", self.attack, "walk to where the loss grows, within eta"),
+            button("Stop", self.stop, "give up the running attack"),
+            button("Own code", self.home, "back to the image's own code"),
+            button("Reset", self.reset, "back to the first values"),
+        ]
+        half = -(-len(rows) // 2)
+        super().__init__([
+            widgets.HBox([position, self.controls["eta"]]),
+            widgets.HBox([widgets.VBox(rows[:half]), widgets.VBox(rows[half:])]),
+            widgets.HBox(tools),
+        ])  # fmt: skip
+
+    def constrain(self) -> None:
+        image = self.controls["image"].value
+        if image != self._image:  # another image: its own code
+            self._image = image
+            self._put(self._codes[image].tolist())
+
+    def attack(self, *_: Any) -> None:
+        """Walk from the image's own code to where the loss grows, 40 steps within eta."""
+        self.runner.post({**self.params, "attack": True})
+
+    def home(self, *_: Any) -> None:
+        """Back to the image's own code."""
+        self.submit(**dict(zip(self.names, self._codes[self._image].tolist())))
+
+    def _put(self, code: Sequence[float]) -> None:
+        for name, value in zip(self.names, code):
+            control = self.controls[name]
+            control.value = min(max(value, control.min), control.max)
+
+    def frames(self, params: Params) -> Iterator[Frame | None]:
+        one, eta, steps = self._split[params["image"]], params["eta"], STEPS
+        if not params.get("attack"):
+            low, high = (edge[None] for edge in self._manifold.bounds)
+            code = torch.tensor([[params[name] for name in self.names]])
+            yield self._frame(params, one, torch.minimum(torch.maximum(code, low), high))
+            return
+        search = Attack(
+            OnManifold(self._manifold, eta), steps=steps, lr=4 * eta / steps, start="zero",
+            keep="strongest",
+        )  # fmt: skip
+        drawn = 0.0
+        for state in search.iterate(self._model, one):
+            yield None
+            if state.step == steps or time.monotonic() - drawn > REFRESH:
+                drawn = time.monotonic()
+                done = "fooled" if bool(state.success[0]) else "not fooled"
+                words = f"step {state.step} of {steps}: {done}"
+                assert state.code is not None
+                frame = self._frame(params, one, state.code.cpu(), words)
+                yield replace(frame, complete=state.step == steps)
+
+    def _frame(self, params: Params, one: Split, code: Tensor, words: str = "") -> LatentFrame:
+        output, slopes, x = self._look(one, code)
+        own = self._codes[params["image"]]
+        far = (code[0] - own).abs().max().item()
+        guess = one.named(output.argmax(1))[0]
+        names = one.dataset.classes if one.dataset else ()
+        labels = [names[k] if k < len(names) else str(k) for k in range(output.shape[1])]
+        probabilities = output.softmax(1)[0]
+        png = self._artist.draw(
+            one.x[0], x[0], guess, probabilities, labels, own, code[0], slopes, params["eta"]
+        )
+        inside = "inside" if far <= params["eta"] + 1e-6 else "outside"
+        status = words or f"largest change {far:.2f}: {inside} eta = {params['eta']:g}"
+        alt = (
+            f"An image of {one.named(one.y)[0][0]}, moved along its manifold by {far:.2f} at most, "
+            f"{inside} eta {params['eta']:g}; classified as {guess[0]} with probability "
+            f"{probabilities.max():.0%}."
+        )
+        return LatentFrame(
+            params, png, alt, status, True, tuple(code[0].tolist()), tuple(slopes.tolist())
+        )
+
+    def _look(self, one: Split, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, the slope of the cross-entropy along each coordinate, and the image of a code."""
+        place = device_of(self._model)
+        there, moving = one.to(place), code.detach().clone().to(place).requires_grad_()
+        with lent(self._model), torch.enable_grad():
+            x = self._manifold.decode(moving, there)
+            output = self._model(x)
+            (slopes,) = torch.autograd.grad(cross_entropy(output, there.y), moving)
+        return output.detach().cpu(), slopes[0].cpu(), x.detach().cpu()
+
+    def _show(self, frame: Frame | Exception) -> None:
+        super()._show(frame)
+        if not isinstance(frame, LatentFrame):
+            return
+        for name, strength in zip(self.names, strengths(frame.slopes, self._widths())):
+            self.arrows[name].value = ARROWS[round(3 * strength)]
+        if frame.params.get("attack"):
+            self._quiet = True  # the sliders follow the walk and start nothing
+            try:
+                self._put(frame.code)
+            finally:
+                self._quiet = False
+            self._posted = self.params
+
+    def _widths(self) -> list[float]:
+        return [self.controls[name].max - self.controls[name].min for name in self.names]
+
+
+def strengths(slopes: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """How much the loss grows along the whole of each slider, over the largest, in [-1, 1]."""
+    rises = [slope * width for slope, width in zip(slopes, widths)]
+    most = max(map(abs, rises)) or 1.0
+    return [rise / most for rise in rises]
+
+
+NARROW: Any = widgets.Layout(width="4em")
+
+
+class LatentFigure(LiveFigure):
+    """The image, the moved image, their difference, probabilities, and the code on its tracks."""
+
+    TITLES = ("image", "moved", "change")
+
+    def __init__(self, names: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
+        super().__init__(11, 3.4)
+        self.names, self.low, self.width = names, np.array(low), np.array(high) - np.array(low)
+
+    def draw(
+        self,
+        x: Tensor,
+        moved: Tensor,
+        guess: tuple[str, bool],
+        probabilities: Tensor,
+        classes: Sequence[str],
+        own: Tensor,
+        code: Tensor,
+        slopes: Tensor,
+        eta: float,
+    ) -> bytes:
+        """PNG of images x and moved [C, H, W], probabilities [K] of the named classes, and the
+        codes `own` and `code` [d] with the loss's `slopes` [d] and the box of eta."""
+        self.fit((*x.shape, len(classes)))
+        for image, pixels in zip(self.images, (x, moved, amplified(moved - x, 1.0))):
+            image.set_data(mosaic([pixels[None]]))
+        self.guess.set(**caption(*guess))
+        for bar, value in zip(self.bars, probabilities.tolist()):
+            bar.set_height(value)
+        short = [caption(name, True)["text"] for name in classes]
+        self.chart.set_xticklabels(short, rotation=90 if max(map(len, short)) > 3 else 0)
+        a, b = ((edge.numpy() - self.low) / self.width for edge in (own - eta, own + eta))
+        here = (code.numpy() - self.low) / self.width
+        pull = strengths(slopes.tolist(), self.width.tolist())
+        for k, band in enumerate(self.bands):
+            start, end = np.clip([a[k], b[k]], 0, 1)
+            band.set(x=start, width=max(end - start, 0))
+        rows = np.arange(len(here))
+        self.marks.set_data((own.numpy() - self.low) / self.width, rows)
+        self.dots.set_data(here, rows)
+        self.pull.set_offsets(np.stack([here, rows], 1))
+        self.pull.set_UVC(0.15 * np.array(pull), np.zeros(len(here)))
+        return self.png()
+
+    def lay_out(self, size: tuple[int, ...]) -> None:
+        _, h, w, k = size
+        self.images = []
+        for i, title in enumerate(self.TITLES):
+            axes = self.figure.add_axes((0.005 + 0.15 * i, 0.2, 0.14, 0.62))
+            axes.set_axis_off()
+            axes.set_title(title, fontsize=11)
+            self.images.append(axes.imshow(np.zeros((h, w, 3)), vmin=0, vmax=1))
+            if i == 1:
+                self.guess = axes.text(w / 2, h * 1.04, "", ha="center", va="top")
+        self.chart = self.figure.add_axes((0.49, 0.26, 0.2, 0.56))
+        self.bars = self.chart.bar(np.arange(k), np.zeros(k), color=COLOURS["on-manifold"])
+        self.chart.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=range(k))
+        self.chart.set_title("class probabilities", fontsize=11)
+        tracks = self.figure.add_axes((0.79, 0.1, 0.2, 0.72))
+        n = len(self.names)
+        self.bands = tracks.barh(range(n), np.zeros(n), height=0.5, color="#d9d9d9")
+        (self.marks,) = tracks.plot([], [], "|", color="black", markersize=10)
+        (self.dots,) = tracks.plot([], [], "o", color=COLOURS["on-manifold"], markersize=7,
+                                   markeredgecolor="black")  # fmt: skip
+        self.pull = tracks.quiver(
+            np.zeros(n), np.arange(n), np.ones(n), np.zeros(n), color=COLOURS["success"],
+            angles="xy", scale_units="xy", scale=1, width=0.02, zorder=3,
+        )  # fmt: skip
+        tracks.set(xlim=(0, 1), ylim=(n - 0.4, -0.6), xticks=(), yticks=range(n))
+        tracks.set_yticklabels(self.names, fontsize=9)
+        tracks.set_title("code; arrows: the loss grows", fontsize=11)
+        for axes in (self.chart, tracks):
+            axes.spines[["top", "right"]].set_visible(False)
