@@ -26,12 +26,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Affine", "Attack", "AttackResult", "AttackWarning", "Dataset", "OnManifold", "Pixels",
     "Profile", "Rate", "Split", "accuracy", "blindspots", "fit", "live", "load", "models",
-    "plots", "profile", "recipes", "scale_shift", "valid_shift", "zoo",
+    "plots", "profile", "recipes", "scale_shift", "vaegan", "valid_shift", "zoo",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # these draw or show: matplotlib, pandas and ipywidgets load only where they are used
-    if name in ("blindspots", "live", "plots"):
+    if name in ("blindspots", "live", "plots", "vaegan"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -101,9 +101,8 @@ def _fonts_build(args: argparse.Namespace) -> None:
 def _vaegan_train(args: argparse.Namespace) -> None:
     from . import data, learned, vaegan
 
-    steps = vaegan.STEPS.get(args.kind, 1) if args.steps is None else args.steps
     settings = vaegan.Settings(
-        args.kind, args.width, args.kernel, steps, shared=args.shared, seed=args.seed
+        args.kind, args.width, args.kernel, args.steps, shared=args.shared, seed=args.seed
     )
     loaded = data.load(args.data)
     out = args.out or learned.FOLDER / f"{loaded.name}-{args.kind}.safetensors"

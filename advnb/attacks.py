@@ -76,9 +76,8 @@ class Attack:
         reconstructed = correct
         region = self.set.region(split)
         if region.origin.shape != split.x.shape:  # a code: what it stands for may not be x itself
-            with torch.no_grad():
-                decoded = self.set.decode(region.origin, split).clamp(0, 1)
-            reconstructed = self._correct(model, split.with_x(decoded.to(split.dtype)))
+            start = decoded(self.set, region.origin, split)
+            reconstructed = self._correct(model, split.with_x(start))
         runs = [self._search(model, split, restart).finish() for restart in range(self.restarts)]
         code, success, first = (torch.stack(parts).to(split.y.device) for parts in zip(*runs))
         return AttackResult(self, split, correct, reconstructed, success, first, code)
@@ -115,8 +114,8 @@ class AttackResult:
 
     `success` bool [R, N]: the kept image is misclassified, whether or not x was right;
     `first_success_step` int64 [R, N], -1 where never; `correct` bool [N]: x was right;
-    `reconstructed` bool [N]: the image of x's own code was, which is x itself unless the set
-    searches a learned manifold.
+    `reconstructed` bool [N]: the image of x's own code was, where the search begins. For sets of
+    pixels that is x, and for FONTS' own manifold too; on a learned one it is not.
     """
 
     attack: Attack

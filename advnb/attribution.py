@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import brief, whole
-from .fonts import N_FONTS, KnownManifold, matrices, read_atlas, slopes, transform
+from .fonts import LETTERS, N_FONTS, SIZE, KnownManifold, matrices, read_atlas, slopes, transform
 from .models import logits
 from .projection import STAGES, Found, View, nearest
 from .splits import Split
@@ -123,8 +123,21 @@ def to_letter(
     Every face in 243 poses is compared, blurred and with its ink's centre where that of x is; the
     `refine` nearest are projected on.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4 or letter.shape != x.shape[:1]:
-        raise ValueError(f"x must be images and letter a label each; got {brief(letter)}")
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1:] != (1, SIZE, SIZE):
+        what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be images [N, 1, {SIZE}, {SIZE}]; got {what}")
+    if not x.is_floating_point() or not x.isfinite().all():
+        raise ValueError("x must be finite floats in [0, 1]: clean the images first")
+    if (
+        not isinstance(letter, Tensor)
+        or letter.shape != x.shape[:1]
+        or not 0 <= int(letter.min()) <= int(letter.max()) < len(LETTERS)
+    ):
+        raise ValueError(f"letter must be a label of 0 to 9 an image, [{len(x)}]")
+    if not isinstance(manifold, KnownManifold):
+        raise ValueError(f"manifold must be that of FONTS, data.manifold; got {brief(manifold)}")
+    if not whole("refine", refine, 1) <= whole("faces", faces, 1) <= N_FONTS:
+        raise ValueError(f"faces must be {N_FONTS} at most and refine no more than faces")
     glyphs = torch.from_numpy(read_atlas()["glyphs"][:faces]).to(x) / 255
     low, high = (edge.to(x) for edge in manifold.bounds)
     poses = _poses(low, high)
@@ -132,21 +145,21 @@ def to_letter(
     for name in letter.unique().tolist():
         rows = (letter == name).nonzero()[:, 0]
         own = glyphs[:, name, None]  # [faces, 1, H, W]
-        looks, middles = [], []
+        ink = _middle(own)
+        looks = []
         for pose in poses:
-            images = transform(own, pose.expand(len(own), -1))
-            looks.append(view(_centred(images)))
-            middles.append(_middle(images))
-        book, middle = torch.cat(looks), torch.cat(middles)  # [poses * faces, ...]
-        found = torch.cdist(view(_centred(x[rows])), book).topk(refine, largest=False).indices
-        start = poses[found // len(own)]
-        # the pose that puts the glyph's ink where that of x is: A p + t = A p0 for its centre p0
-        shift = middle[found] - _middle(x[rows])[:, None]
+            code = pose.repeat(len(own), 1)
+            code[:, :2] = ink  # what the image's centre shows: the glyph's ink, whatever the pose
+            looks.append(view(transform(own, code)))
+        targets = view(_centred(x[rows]))
+        found = torch.cdist(targets, torch.cat(looks)).topk(refine, largest=False).indices
+        face, start = found % len(own), poses[found // len(own)]
+        # the glyph's ink is to lie where that of x does, at c: A c + t = ink
         turn = matrices(start.flatten(0, 1))[:, :, :2].view(*found.shape, 2, 2)
-        start[..., :2] = (turn @ shift[..., None])[..., 0]
+        start[..., :2] = ink[face] - (turn @ _middle(x[rows])[:, None, :, None])[..., 0]
         start = start.clamp(low, high)
-        for row, face, code in zip(rows.tolist(), found % len(own), start):
-            away[row] = _nearest_of(x[row], own[face, 0], code, low, high).distance.min()
+        for row, which, code in zip(rows.tolist(), face, start):
+            away[row] = _nearest_of(x[row], own[which, 0], code, low, high).distance.min()
     return away
 
 

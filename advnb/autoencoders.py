@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
                 layers += _after(widths[k - 1], normalised) if k > 1 else (nn.Sigmoid(),)
             self.decoder, self.flow = nn.Sequential(*layers), Flow(LATENTS, couplings)
         _initialise(self, generator(seed), small=("body", "decoder"))
-        for net in self.flow.nets:  # the flow starts as the identity
+        for net in self.flow.nets:  # the flow starts without scaling or shifting
             nn.init.zeros_(net[2].weight)  # type: ignore[index]
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,8 +104,8 @@ class Discriminator(nn.Sequential):
 
 class Flow(nn.Module):
     """An invertible map of R^d: affine couplings (Dinh et al., ICLR 2017), each of which scales
-    and shifts one half of the coordinates by what a small network reads in the other half.
-    Without layers it is the identity."""
+    and shifts one half of the coordinates by what a small network reads in the other half, and
+    permutes all of them. A new one only permutes; one without layers is the identity."""
 
     HIDDEN = 32
 

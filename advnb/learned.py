@@ -40,6 +40,9 @@ class LearnedManifold:
         self, networks: Sequence[Autoencoder], low: Tensor, high: Tensor, about: dict[str, Any]
     ) -> None:
         self.low, self.high, self.about = low.detach().cpu(), high.detach().cpu(), about
+        # codes of unseen images may lie a little outside of those of the training images
+        room = self.high - self.low
+        self._least, self._most = self.low - room, self.high + room
         home = [network.requires_grad_(False).eval() for network in networks]
         self._networks: dict[tuple[torch.device, torch.dtype], list[Autoencoder]] = {
             (torch.device("cpu"), torch.float32): home
@@ -102,7 +105,7 @@ class LearnedManifold:
 
     def within(self, limit: float) -> LearnedManifold:
         """The same manifold with codes bounded by [-limit, limit] (S's text: 2)."""
-        number("limit", limit, "a positive number", lambda v: 0 < v < math.inf)
+        limit = number("limit", limit, "a positive number", lambda v: 0 < v < math.inf)
         new = copy.copy(self)
         new.low, new.high = torch.full((LATENTS,), -limit), torch.full((LATENTS,), limit)
         return new
@@ -116,14 +119,14 @@ class LearnedManifold:
     def decode(self, z: Tensor, split: Split) -> Tensor:
         """Images [N, C, H, W] of codes z [N, 10], each by the model of its class."""
         self._check(split)
-        if z.shape != (len(split), LATENTS):
+        if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape != (
+            len(split), LATENTS,
+        ):  # fmt: skip
+            what = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(
-                f"z must be [{len(split)}, {LATENTS}], one row an image; got {list(z.shape)}"
+                f"z must be floats [{len(split)}, {LATENTS}], one row an image; got {what}"
             )
-        # codes of unseen images may lie a little outside of those of the training images
-        room = self.high - self.low
-        inside = (z >= (self.low - room).to(z)) & (z <= (self.high + room).to(z))
-        if not inside.all():
+        if not ((z >= self._least.to(z)) & (z <= self._most.to(z))).all():
             raise ValueError("z lies far outside the manifold's bounds: see manifold.bounds")
         return self._by_class(lambda net, z: net.decode(z), z, split.y)
 
@@ -137,16 +140,21 @@ class LearnedManifold:
         limit] (S, appendix: 2)."""
         number("limit", limit, "a positive number", lambda v: 0 < v < math.inf)
         whole("seed", seed)
-        blank = torch.zeros(len(labels), *self.about["shape"])
-        split = Split(blank, labels)
-        z = torch.empty(len(labels), LATENTS)
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels must be a tensor int64 [N]; got {brief(labels)}")
+        blank = torch.zeros(labels.numel(), *self.about["shape"])
+        split = Split(blank, labels.cpu())
+        self._check(split)
+        z = torch.empty(len(split), LATENTS)
         nn.init.trunc_normal_(z, a=-limit, b=limit, generator=generator(seed))
         with torch.no_grad():
-            return split.with_x(self._by_class(lambda net, z: net.decode(z), z, labels))
+            return split.with_x(self._by_class(lambda net, z: net.decode(z), z, split.y))
 
     def interpolate(self, first: Split, last: Split, steps: int = 7) -> Tensor:
         """Images [N, steps, C, H, W] on the straight lines between the codes of two splits, whose
         classes must be the same, image by image."""
+        self._check(first)
+        self._check(last)
         if not torch.equal(first.y, last.y):
             raise ValueError("an interpolation needs images of the same classes, row by row")
         whole("steps", steps, 2)
@@ -161,6 +169,7 @@ class LearnedManifold:
         if not isinstance(x, Tensor) or x.shape != split.x.shape or not x.isfinite().all():
             what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"x must be finite images {list(split.x.shape)}; got {what}")
+        x = x if x.dtype == torch.float64 else x.float()  # half precision would not do
         low, high = (edge.to(x) for edge in self.bounds)
         codes = [self.encode(split.with_x(x.clamp(0, 1))), self.encode(split)]
         starts = [torch.minimum(torch.maximum(code.to(x), low), high) for code in codes]
@@ -218,8 +227,8 @@ class LearnedManifold:
                 f"this manifold was learned from {title}, and the images are of "
                 f"{split.dataset.title}: load theirs"
             )
-        if split.dataset is None and split.x.shape[1:] != shape:
-            raise ValueError(f"this manifold makes images {shape}; got {tuple(split.x.shape[1:])}")
+        if split.shape != shape:
+            raise ValueError(f"this manifold makes images {shape}; got {split.shape}")
         if split.y.max() >= self.about["classes"]:
             raise ValueError(
                 f"this manifold knows {self.about['classes']} classes; a label is {split.y.max()}"

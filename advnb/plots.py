@@ -29,6 +29,8 @@ COLOURS = {
     "regular": "#c44e52",
     "test images": "#4c72b0",
     "natural": "#4c72b0",
+    "on-learned": "#8172b3",
+    "reconstruction": "#55a868",
     "random": "#8c8c8c",
 }
 # a colour a class, light enough to write on

@@ -21,12 +21,13 @@ class Profile:
     epochs: int  # of a model that a notebook trains
     neighbours: int  # training images among which neighbours are sought
     searched: int  # images whose nearest letter of all is sought
+    cells: int  # cells a side of a plane of decision regions
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 500, 60, 2, 60, 12, 2, 2000, 10),
-    "course": Profile("course", 10_000, 500, 3, 500, 64, 20, 20_000, 60),
-    "paper": Profile("paper", 10_000, 1000, 5, 2000, 256, 20, 60_000, 500),
+    "smoke": Profile("smoke", 500, 60, 2, 60, 12, 2, 2000, 10, 5),
+    "course": Profile("course", 10_000, 500, 3, 500, 64, 20, 20_000, 60, 15),
+    "paper": Profile("paper", 10_000, 1000, 5, 2000, 256, 20, 60_000, 500, 41),
 }
 
 

@@ -105,6 +105,16 @@ class Split:
             return self.z.dtype
         return (self._gather[0] if self._x is None and self._gather else self.x).dtype
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images, without decoding them."""
+        if self._x is None and self._gather is None:
+            assert self.dataset is not None
+            return self.dataset.shape
+        channels, height, width = (self._gather[0] if self._x is None and self._gather else
+                                   self.x).shape[1:]  # fmt: skip
+        return channels, height, width
+
     def content(self) -> dict[str, Tensor]:
         """What tells this split from another: pixels, or the codes that they are decoded from."""
         if self._x is None and self._gather is None:

@@ -15,9 +15,10 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,10 @@ from tqdm.auto import tqdm
 from . import zoo
 from .attribution import to_letter
 from .autoencoders import Autoencoder, Discriminator
-from .checks import brief, number, whole
+from .checks import brief, existing, number, whole
 from .data import Dataset
 from .files import digest, write
-from .learned import KINDS, LearnedManifold
+from .learned import FOLDER, KINDS, LearnedManifold
 from .models import accuracy, kept_random, seed_device
 from .recipes import OneCycle
 from .splits import Split
@@ -67,13 +68,14 @@ class Settings:
     (EMNIST) or 3,600 (Fashion-MNIST) `steps` a class, of 100 images each.
 
     `beta` weighs the reconstruction of a VAE-GAN, one number or one a class (None: S's for the
-    data set); `shared` trains one model for all classes, S's class-agnostic form.
+    data set); `shared` trains one model for all classes, S's class-agnostic form. `steps` None:
+    those of the comparison of both kinds.
     """
 
     kind: str = KINDS[0]
     width: int = 16
     kernel: int = 4
-    steps: int = STEPS[KINDS[0]]
+    steps: int | None = None
     beta: float | tuple[float, ...] | None = None
     shared: bool = False
     seed: int = 0
@@ -81,14 +83,21 @@ class Settings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {brief(self.kind)}")
-        whole("width", self.width, 1)
-        whole("steps", self.steps, 1)
-        whole("seed", self.seed)
-        if whole("kernel", self.kernel, 4) % 2:
+        if self.steps is None:
+            object.__setattr__(self, "steps", STEPS[self.kind])
+        for name, least in (("width", 1), ("kernel", 4), ("steps", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        if self.kernel % 2:
             raise ValueError(f"kernel must be even, 4 or 6; got {self.kernel}")
-        for beta in self.beta if isinstance(self.beta, tuple) else (self.beta,):
-            if beta is not None:
+        if not isinstance(self.shared, bool):
+            raise ValueError(f"shared must be True or False; got {brief(self.shared)}")
+        if self.beta is not None:
+            many = isinstance(self.beta, tuple)
+            weights = tuple(
                 number("beta", beta, "a positive number", lambda v: 0 < v < math.inf)
+                for beta in (self.beta if many else (self.beta,))  # type: ignore[union-attr]
+            )
+            object.__setattr__(self, "beta", weights if many else weights[0])
 
     @property
     def couplings(self) -> int:
@@ -109,22 +118,31 @@ def train(
     on and ends with the same weights, bit for bit. Raises ValueError where the images are too
     small, a class has none, or the training diverges.
     """
+    if not isinstance(settings, Settings):
+        raise ValueError(f'settings must be Settings, Settings("flow") say; got {brief(settings)}')
+    named = checkpoint is None or isinstance(checkpoint, str | os.PathLike)
+    if not named or (checkpoint is not None and Path(checkpoint).is_file()):
+        raise ValueError(f"checkpoint must name a folder; got {brief(checkpoint)}")
     if not isinstance(split, Split) or split.dataset is None:
         raise ValueError(f"split must be one of a data set, data.train() say; got {brief(split)}")
     data, classes = split.dataset, len(split.dataset.classes)
     if min(data.shape[1:]) < 8:
         raise ValueError(f"images must be 8 pixels or more a side; these are {data.shape}")
+    if split.dtype != torch.float32 or split.shape != data.shape:
+        raise ValueError(f"images must be float32 {data.shape}, as {data.title} has them")
     counts = torch.bincount(split.y, minlength=classes)
     if not settings.shared and counts.min() == 0:
         raise ValueError(f"there is no image of {data.classes[int(counts.argmin())]}: take more")
-    beta = settings.beta if settings.beta is not None else BETA.get(data.name.split("-")[0], 3.0)
-    betas = beta if isinstance(beta, Sequence) else (beta,) * classes
-    if len(betas) != classes:
-        raise ValueError(f"beta must be one number or {classes}, one a class; got {len(betas)}")
     runs = 1 if settings.shared else classes
+    beta = settings.beta if settings.beta is not None else BETA.get(data.name, 3.0)
+    if settings.beta is None and settings.shared and not isinstance(beta, float):
+        beta = 3.0  # S's for one model of all classes
+    betas = beta if isinstance(beta, tuple) else (beta,) * runs
+    if len(betas) != runs:
+        raise ValueError(f"beta must be one number or {runs}, one a model; got {len(betas)}")
     began, networks, codes = time.perf_counter(), [], []
     resumed = checkpoint is not None and Path(checkpoint).exists()
-    with tqdm(total=runs * settings.steps, unit="step", disable=not progress) as bar:
+    with tqdm(total=runs * (settings.steps or 0), unit="step", disable=not progress) as bar:
         for label in range(runs):
             part = split if settings.shared else split[split.y == label]
             path = None if checkpoint is None else Path(checkpoint) / f"{label}.safetensors"
@@ -194,11 +212,12 @@ class _Run:
         models: dict[str, nn.Module] = {"model": self.model}
         if gan:
             models["critic"] = self.critic
-        self.file = Checkpoint(path, models, self.optimizers, part.content(), str(settings))
+        kept = {f"adam-{name}": optimizer for name, optimizer in self.optimizers.items()}
+        self.file = Checkpoint(path, models, kept, part.content(), str(settings))
 
     def finish(self, bar: tqdm) -> Autoencoder:
         """Train to the end; the autoencoder in eval mode."""
-        n, device, steps = len(self.part), self.part.y.device, self.settings.steps
+        n, device, steps = len(self.part), self.part.y.device, self.settings.steps or 0
         start = self.file.resume()
         bar.update(start)
         if start < steps and not self.settings.shared:
@@ -284,9 +303,10 @@ JUDGES = {
 def quality(manifold: LearnedManifold, data: Dataset, *, n: int = 10_000) -> dict[str, Any]:
     """How good a manifold is: the mean squared error a pixel of decode(encode(x)) on the first n
     test images; the accuracy of a model of the zoo on them, on their reconstructions and on n
-    samples (codes within 2); on FONTS the median L2 distance of 200 samples to the known manifold
-    of their letter, over all faces, and of 200 test images, which lie on it (what a search that
-    finds the right face only often costs)."""
+    samples (codes within 2); on FONTS the median L2 distance of 100 samples to the known manifold
+    of their letter, over all faces, and of 100 test images, which lie on it (the search's own
+    error: it does not always find the face)."""
+    n = min(n, data.sizes[1])
     test = data.test(n)
     made = manifold.reconstruct(test)
     labels = torch.arange(n) % len(data.classes)
@@ -297,11 +317,17 @@ def quality(manifold: LearnedManifold, data: Dataset, *, n: int = 10_000) -> dic
         parts = {"test images": test, "reconstructions": made, "samples": samples}
         found["accuracy"] = {name: vars(accuracy(judge, part)) for name, part in parts.items()}
     if data.manifold is not None:
-        few = data.test()[torch.arange(200) * (data.sizes[1] // 200 - 1)]
-        for name, part in (("samples", samples[:200]), ("test images", few)):
-            away = to_letter(part.x, part.y, data.manifold)
-            found[f"distance of {name}"] = away.median().item()
+        far = to_letter(samples[:100].x, samples[:100].y, data.manifold)
+        found["distance of samples"] = far.median().item()
+        found["distance of test images"] = _floor(data)
     return found
+
+
+@lru_cache(maxsize=8)
+def _floor(data: Dataset) -> float:
+    assert data.manifold is not None
+    few = data.test()[torch.arange(100) * (data.sizes[1] // 100 - 1)]  # of all faces and letters
+    return to_letter(few.x, few.y, data.manifold).median().item()
 
 
 def compare(data: Dataset, folder: str | os.PathLike, *, seeds: int = 3) -> pd.DataFrame:
@@ -310,8 +336,9 @@ def compare(data: Dataset, folder: str | os.PathLike, *, seeds: int = 3) -> pd.D
     import pandas as pd
 
     rows = []
+    whole("seeds", seeds, 1)
     for kind, seed in product(KINDS, range(seeds)):
-        settings = Settings(kind, seed=seed, steps=STEPS[kind])
+        settings = Settings(kind, seed=seed)
         path = Path(folder) / f"{data.name}-{kind}-{seed}.safetensors"
         if not path.exists():
             make(data, settings, path)
@@ -325,13 +352,22 @@ def compare(data: Dataset, folder: str | os.PathLike, *, seeds: int = 3) -> pd.D
     return table
 
 
+def table(name: str) -> pd.DataFrame:
+    """What `compare` found for a data set, as it ships. FileNotFoundError where nothing does."""
+    import pandas as pd
+
+    return pd.read_csv(existing(FOLDER / f"{name}-generative.csv"))
+
+
 def make(data: Dataset, settings: Settings, path: str | os.PathLike) -> LearnedManifold:
     """Train on all training images, measure what comes back from the file, and keep the numbers in
     it; a killed run goes on."""
+    if not isinstance(path, str | os.PathLike) or Path(path).is_dir():
+        raise ValueError(f"path must name a file; got {brief(path)}")
     path = Path(path)
     checkpoint = path.with_name(f".{path.name}.parts")
-    train(data.train(), settings, checkpoint=checkpoint).save(path)
-    manifold = LearnedManifold.read(path)  # in half precision, as others will have it
+    trained = train(data.train(), settings, checkpoint=checkpoint).save(checkpoint / path.name)
+    manifold = LearnedManifold.read(trained)  # in half precision, as others will have it
     manifold.about["measured"] = quality(manifold, data)
     manifold.save(path)
     shutil.rmtree(checkpoint)

@@ -23,10 +23,26 @@ import torch
 from torch import Tensor, nn
 
 import advnb
-from advnb import Attack, Pixels, Split, downloads, files, fonts, recipes, stats, zoo
+from advnb import (
+    Affine,
+    Attack,
+    OnManifold,
+    Pixels,
+    Split,
+    downloads,
+    files,
+    fonts,
+    recipes,
+    stats,
+    vaegan,
+    zoo,
+)
+from advnb.attribution import to_letter
+from advnb.autoencoders import Autoencoder
 from advnb.blindspots import table
 from advnb.files import DamagedFileError, load_tensors, save_tensors
 from advnb.live import AttackPanel, BlindspotPanel
+from advnb.manifolds import LearnedManifold, NeighbourManifold
 from tests.conftest import refused
 
 Patch = pytest.MonkeyPatch
@@ -41,6 +57,14 @@ PGD = Attack(Pixels(0.1), steps=2)
 SQUARE = np.zeros((20, 20))  # its text has 20 lines
 NAN = float("nan")
 LETTERS = "fonts-cnn-normal"
+ABOUT = {
+    "kind": "vaegan", "title": FONTS.title, "classes": 10, "shape": [1, 28, 28], "width": 2,
+    "kernel": 4, "couplings": 0, "shared": False, "networks": 10,
+}  # fmt: skip
+MANIFOLD = LearnedManifold(  # of nothing yet
+    [Autoencoder(k, width=2, kernel=4, normalised=False) for k in range(10)],
+    -torch.ones(10), torch.ones(10), ABOUT,
+)  # fmt: skip
 
 
 # --- files
@@ -194,6 +218,21 @@ def resumed(change: Callable[[Path], object], **options: object) -> Act:
         return trained(here / "run", **options)
 
     return act
+
+
+def manifold_file(change: Callable[[Path], object]) -> Act:
+    """Read a learned manifold after `change` has been at its file."""
+
+    def act(here: Path, patch: Patch) -> object:
+        change(MANIFOLD.save(here / "learned"))
+        return LearnedManifold.read(here / "learned")
+
+    return act
+
+
+def without_a_tensor(path: Path) -> None:
+    tensors, about = load_tensors(path)
+    save_tensors(path, {k: t for k, t in tensors.items() if k != "mean.bias"}, **about)
 
 
 def without_part_of_the_run(path: Path) -> None:
@@ -422,6 +461,30 @@ FILES: dict[str, Row] = {
         lambda here, _: save_tensors(below_a_file(here), MODEL.state_dict()), OSError,
         "cannot be written", "name|give",
     ),
+    # learned manifolds
+    "no manifold": (
+        manifold_file(Path.unlink), FileNotFoundError, "learned: there is no such file",
+        "check|name",
+    ),
+    "a manifold cut off": (
+        manifold_file(lambda path: path.write_bytes(path.read_bytes()[:-9])), DamagedFileError,
+        "learned is not a whole", "delete it",
+    ),
+    "a manifold of one changed bit": (
+        manifold_file(flip_a_bit), DamagedFileError, "learned .*checksum", "delete it",
+    ),
+    "a classifier for a manifold": (
+        manifold_file(lambda path: save_tensors(path, MODEL.state_dict())), DamagedFileError,
+        "learned holds no learned manifold", "train it again",
+    ),
+    "a manifold without one of its tensors": (
+        manifold_file(without_a_tensor), DamagedFileError, "learned holds no learned manifold",
+        "train it again",
+    ),
+    "a manifold below a file": (
+        lambda here, _: MANIFOLD.save(below_a_file(here)), OSError, "cannot be written",
+        "name|give",
+    ),
     # the fonts
     "no folder of fonts": (
         lambda here, _: fonts.build([here / "fonts"], here / "atlas.npz"), ValueError,
@@ -472,6 +535,12 @@ def fit(
         return advnb.fit(mine, data, recipe, **settings)  # type: ignore[arg-type]
 
     return act
+
+
+def learned(data: object = TEN, **options: object) -> Act:
+    """A step of learning a manifold."""
+    settings = vaegan.Settings(steps=1, **options)  # type: ignore[arg-type]
+    return lambda *_: vaegan.train(data, settings, progress=False)  # type: ignore[arg-type]
 
 
 def blind(pairs: object, attack: object = PGD) -> Act:
@@ -679,6 +748,134 @@ ARGUMENTS: dict[str, Row] = {
     "a success rate over pixels": (
         lambda *_: PGD(MODEL, TEN).success_rate("pixels"), ValueError, "got 'pixels'",
         'must be "pairs"',
+    ),
+    "a success rate of another reading": (
+        lambda *_: PGD(MODEL, TEN).success_rate(correct="code"), ValueError, "got 'code'",
+        'must be "x" or "reconstruction"',
+    ),
+    "a limit of codes for pixels": (
+        lambda *_: PGD(MODEL, TEN).success_rate(code_limit=2), ValueError, "not for pixels",
+        "is for sets that search a code",
+    ),
+    "a limit of codes of 0": (
+        lambda *_: PGD(MODEL, TEN).success_rate(code_limit=0), ValueError, "code_limit .* got 0",
+        "must be a positive",
+    ),
+    "a ball of codes of 0": (
+        lambda *_: OnManifold(FONTS.manifold, 0), ValueError, "eta .* got 0", "must be a positive",
+    ),
+    "a ball of transforms below 0": (
+        lambda *_: Affine(-0.3), ValueError, "eta .* got -0.3", "must be a positive",
+    ),
+    "a data set for a manifold": (
+        lambda *_: OnManifold(FONTS, 0.3), ValueError, "got Dataset", "data.manifold say",
+    ),
+    # manifolds
+    "a manifold that does not ship": (
+        lambda *_: LearnedManifold.load("cifar10"), ValueError, "'flow' of 'cifar10' ships",
+        "only of fonts .*vaegan train",
+    ),
+    "an unknown kind of manifold": (
+        lambda *_: LearnedManifold.load("fonts", "gan"), ValueError, "'gan' of 'fonts' ships",
+        "only of fonts .*vaegan train",
+    ),
+    "a number for a manifold's data": (
+        lambda *_: LearnedManifold.load(3), ValueError, "of 3 ships", "only of fonts .*vaegan tr",
+    ),
+    "codes within 0": (
+        lambda *_: MANIFOLD.within(0), ValueError, "limit .* got 0", "must be a positive",
+    ),
+    "endless samples": (
+        lambda *_: MANIFOLD.sample(zeros(2), limit=float("inf")), ValueError, "limit .* got inf",
+        "must be a positive",
+    ),
+    "samples of float labels": (
+        lambda *_: MANIFOLD.sample(ones(2)), ValueError, "float32", "must be int64",
+    ),
+    "a word for a sample's seed": (
+        lambda *_: MANIFOLD.sample(zeros(2), seed="a"), ValueError, "seed .* got 'a'",
+        "must be a whole",
+    ),
+    "images on a line to other letters": (
+        lambda *_: MANIFOLD.interpolate(TEN, TEN[::-1]), ValueError, "interpolation",
+        "needs images of the same classes",
+    ),
+    "one image on a line": (
+        lambda *_: MANIFOLD.interpolate(TEN, TEN, 1), ValueError, "steps .* got 1",
+        "must be a whole number >= 2",
+    ),
+    "learned codes of six numbers": (
+        lambda *_: MANIFOLD.decode(ones(10, 6), TEN), ValueError, r"got .*\[10, 6\]",
+        r"must be floats \[10, 10\]",
+    ),
+    "learned codes far outside": (
+        lambda *_: MANIFOLD.decode(9 * ones(10, 10), TEN), ValueError, "z lies far outside",
+        "see manifold.bounds",
+    ),
+    "learned codes of NaN": (
+        lambda *_: MANIFOLD.decode(NAN * ones(10, 10), TEN), ValueError, "z lies far outside",
+        "see manifold.bounds",
+    ),
+    "a tensor for a learned manifold": (
+        lambda *_: MANIFOLD.encode(TEN.x), ValueError, "got tensor", "must be a Split",
+    ),
+    "nearest images of NaN": (
+        lambda *_: MANIFOLD.nearest(TEN.x * NAN, TEN), ValueError, r"got \[10, 1, 28, 28\]",
+        "must be finite images",
+    ),
+    "nearest images of other images": (
+        lambda *_: MANIFOLD.distance(TEN.x[:9], TEN), ValueError, r"got \[9, 1, 28, 28\]",
+        r"must be .*\[10, 1, 28, 28\]",
+    ),
+    "more neighbours than images": (
+        lambda *_: NeighbourManifold(TEN, 11), ValueError, "got 11", "k must be at most the 10",
+    ),
+    "labels for a letter's images": (
+        lambda *_: to_letter(TEN.x, TEN.y[:9], FONTS.manifold), ValueError, "letter must be",
+        r"a label of 0 to 9 an image, \[10\]",
+    ),
+    # learning a manifold
+    "an unknown kind to learn": (
+        lambda *_: vaegan.Settings("gan"), ValueError, "got 'gan'", "must be one of flow, vaegan",
+    ),
+    "networks of no width": (
+        lambda *_: vaegan.Settings(width=0), ValueError, "width .* got 0", "must be a whole",
+    ),
+    "a kernel of 5": (
+        lambda *_: vaegan.Settings(kernel=5), ValueError, "got 5", "must be even, 4 or 6",
+    ),
+    "a kernel of 2": (
+        lambda *_: vaegan.Settings(kernel=2), ValueError, "kernel .* got 2", "number >= 4",
+    ),
+    "no steps to learn in": (
+        lambda *_: vaegan.Settings(steps=0), ValueError, "steps .* got 0", "must be a whole",
+    ),
+    "words for what weighs a reconstruction": (
+        lambda *_: vaegan.Settings(beta="3"), ValueError, "beta .* got '3'", "must be a positive",
+    ),
+    "a class that weighs nothing": (
+        lambda *_: vaegan.Settings(beta=(3.0, 0.0)), ValueError, "beta .* got 0.0",
+        "must be a positive",
+    ),
+    "half a seed to learn from": (
+        lambda *_: vaegan.Settings(seed=0.5), ValueError, "seed .* got 0.5", "must be a whole",
+    ),
+    "two weights for ten classes": (
+        learned(kind="vaegan", beta=(1.0, 2.0)), ValueError, "got 2",
+        "beta must be one number or 10, one a model",
+    ),
+    "a class without images": (
+        learned(TEN[:9]), ValueError, "there is no image of J", "take more",
+    ),
+    "a data set to learn from": (
+        learned(FONTS), ValueError, "got Dataset", r"data.train\(\) say",
+    ),
+    "images of no set to learn from": (
+        learned(Split(TEN.x, TEN.y)), ValueError, "got Split", r"must be one of a data set",
+    ),
+    "images too small to learn": (
+        lambda here, _: vaegan.train(advnb.load(npz(here)).train(), progress=False), ValueError,
+        r"these are \(1, 9, 7\)", "must be 8 pixels or more",
     ),
     # accuracy
     "a tensor for the split": (
@@ -913,6 +1110,8 @@ def complain(output: Tensor) -> Tensor:
 
 WIDE = Split(torch.rand(4, 3, 32, 32), zeros(4))
 SMALL = Split(torch.rand(4, 1, 20, 20), zeros(4))
+WIDE_MODEL = advnb.models.CNN(0, shape=(3, 32, 32)).eval()
+ON = Attack(OnManifold(FONTS.manifold, 0.3), steps=1)
 LETTER_K = Split(TEN.x, TEN.y + 3)
 FIT = "must|give|made for|check"  # how to mend images and a model that do not fit
 
@@ -1118,6 +1317,29 @@ STATES: dict[str, Row] = {
         lambda *_: FONTS.manifold.decode(ones(10, 7), TEN), ValueError, r"got \[10, 7\]",
         r"must be \[10,",
     ),
+    "codes outside a letter's bounds": (
+        lambda *_: FONTS.manifold.decode(TEN.z + torch.eye(6)[0], TEN), ValueError,
+        "t_x in z lies outside", "bounds of the hard manifold, -0.2 to 0.2",
+    ),
+    "an attack on codes that there are not": (
+        lambda *_: ON(MODEL, Split(TEN.x, TEN.y)), ValueError, "only FONTS images",
+        "use a LearnedManifold",
+    ),
+    "a manifold of another data set": (
+        lambda *_: MANIFOLD.encode(advnb.load("fonts-easy").test(3)), ValueError,
+        r"from FONTS \(hard\), and the images are of FONTS \(easy\)", "load theirs",
+    ),
+    "a manifold of fewer classes": (
+        lambda *_: MANIFOLD.encode(LETTER_K), ValueError, "a label is 12", "knows 10 classes",
+    ),
+    "a manifold of other images": (
+        lambda *_: MANIFOLD.reconstruct(WIDE), ValueError, r"got \(3, 32, 32\)",
+        r"makes images \(1, 28, 28\)",
+    ),
+    "an attack on a manifold of other images": (
+        lambda *_: Attack(OnManifold(MANIFOLD, 0.1))(WIDE_MODEL, WIDE), ValueError,
+        r"got \(3, 32, 32\)", r"makes images \(1, 28, 28\)",
+    ),
     "an unknown manifold": (
         lambda *_: fonts.KnownManifold("extreme").bounds, ValueError, "extreme",
         "one of|there are|must",
@@ -1193,6 +1415,26 @@ COMMANDS: dict[str, tuple[Callable[[Path], Sequence[str]], str]] = {
     "a damaged file": (lambda here: ["data", damaged(here)], "own.npz"),
     "no network": (lambda here: ["data", "mnist"], "no network"),
     "an unknown model": (lambda here: ["zoo", "train", "mnist-cnn"], "did you mean 'mnist-cnn-"),
+    "a misspelt set to learn": (
+        lambda here: ["vaegan", "train", "mnits"],
+        "did you mean 'mnist'",
+    ),
+    "an unknown kind to learn": (
+        lambda here: ["vaegan", "train", "fonts", "--kind", "gan"],
+        "one of flow, vaegan",
+    ),
+    "nothing to learn": (
+        lambda here: ["vaegan", "train", "fonts", "--steps", "0"],
+        "steps must be a whole",
+    ),
+    "no file to learn": (
+        lambda here: ["vaegan", "train", str(here / "own.npz")],
+        "no such file",
+    ),
+    "a misspelt set to compare on": (
+        lambda here: ["vaegan", "compare", "mnits", "--out", str(here)],
+        "did you mean 'mnist'",
+    ),
     "no fonts": (lambda here: ["fonts", "build", str(here), "--out", "atlas.npz"], "no .ttf"),
     "too few faces": (
         lambda here: ["fonts", "build", str(a_face(here)), "--out", str(here / "atlas.npz")],
