@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..attacks import Attack
 from ..checks import brief
@@ -115,7 +115,8 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def load(name: str, folder: Path = FOLDER) -> Network:
-    """A trained model in eval mode, on the CPU. DamagedFileError if its weights were changed."""
+    """A trained model in eval mode, on the CPU, in float32 (it is kept in half precision).
+    DamagedFileError if its weights were changed."""
     about = card(name, folder)
     path = Path(folder) / f"{name}.safetensors"
     tensors, _ = load_tensors(path)
@@ -150,8 +151,8 @@ def train(
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     minutes = (time.perf_counter() - began) / 60
+    weights = halved(model)
     measured = measure(name, model, data)
-    weights = model.state_dict()
     about = {
         "name": name,
         "network": recipe.network,
@@ -174,6 +175,16 @@ def train(
     write(folder / f"{name}.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
     os.unlink(checkpoint)
     return about
+
+
+def halved(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors in half precision, and the model itself rounded to them: what is
+    measured is what is shipped."""
+    weights = {k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}
+    if not all(t.isfinite().all() for t in weights.values()):
+        raise ValueError("the weights do not fit half precision: train with another seed")
+    model.load_state_dict(weights)
+    return weights
 
 
 def measure(name: str, model: nn.Module, data: Dataset, n: int | None = None) -> dict[str, Any]:
