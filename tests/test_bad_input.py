@@ -37,11 +37,11 @@ from advnb import (
     vaegan,
     zoo,
 )
-from advnb.attribution import to_letter
+from advnb.attribution import plane, to_letter
 from advnb.autoencoders import Autoencoder
 from advnb.blindspots import table
 from advnb.files import DamagedFileError, load_tensors, save_tensors
-from advnb.live import AttackPanel, BlindspotPanel
+from advnb.live import AttackPanel, BlindspotPanel, LatentPanel, StepPanel
 from advnb.manifolds import LearnedManifold, NeighbourManifold
 from tests.conftest import refused
 
@@ -1049,6 +1049,55 @@ ARGUMENTS: dict[str, Row] = {
     "a panel of a function": (
         lambda *_: BlindspotPanel(len, TEN), ValueError, "got builtin", "must be a torch.nn.Module",
     ),
+    "a box of no size for a panel": (
+        shown(LatentPanel, eta=0), ValueError, "eta .* got 0", "number between 0.01 and 1",
+    ),
+    "a code past its images": (
+        shown(LatentPanel, image=99), ValueError, "image .* got 99", "number between 0 and 9",
+    ),
+    "codes of images from nowhere": (
+        lambda *_: LatentPanel(MODEL, Split(TEN.x, TEN.y)), ValueError, "no known manifold",
+        "give a LearnedManifold",
+    ),
+    "codes of a manifold of other images": (
+        lambda *_: LatentPanel(WIDE_MODEL, WIDE, MANIFOLD), ValueError, r"got \(3, 32, 32\)",
+        r"makes images \(1, 28, 28\)",
+    ),
+    "codes without a split": (
+        lambda *_: LatentPanel(MODEL, FONTS), ValueError, "got Dataset", r"use its .train\(n\)",
+    ),
+    "steps of images from nowhere": (
+        lambda *_: StepPanel(MODEL, Split(TEN.x, TEN.y), {"pgd": PGD}), ValueError,
+        "no known manifold", "give a LearnedManifold",
+    ),
+    "steps of no attack": (
+        lambda *_: StepPanel(MODEL, TEN, {}), ValueError, "attacks must", "regular.*Attack",
+    ),
+    "steps of words": (
+        lambda *_: StepPanel(MODEL, TEN, {"pgd": "pgd"}), ValueError, "attacks must",
+        "regular.*Attack",
+    ),
+    "steps past their images": (
+        lambda *_: StepPanel(MODEL, TEN, {"pgd": PGD}, image=10), ValueError, "image .* got 10",
+        "number between 0 and 9",
+    ),
+    # planes
+    "a plane of one cell": (
+        lambda *_: plane(MODEL, TEN[0], TEN[1].x, TEN[2].x, cells=1), ValueError, "got 1",
+        "cells must be a whole number >= 2",
+    ),
+    "a plane of ten images": (
+        lambda *_: plane(MODEL, TEN, TEN.x, TEN.x, cells=2), ValueError, "one FONTS image",
+        "needs a split of one",
+    ),
+    "a plane through a line": (
+        lambda *_: plane(MODEL, TEN[0], TEN[1].x, TEN[1].x, cells=2), ValueError, "on a line",
+        "give others",
+    ),
+    "a plane of images from nowhere": (
+        lambda *_: plane(MODEL, Split(TEN.x, TEN.y)[0], TEN[1].x, TEN[2].x, cells=2), ValueError,
+        "one FONTS image", "needs a split",
+    ),
     # numbers
     "no seed": (
         lambda *_: stats.generator(None), ValueError, "None", "a seed must be a whole number",
@@ -1146,6 +1195,12 @@ def used_after(end: Callable[[AttackPanel], object], **submit: object) -> Act:
         return panel.submit(**submit)
 
     return act
+
+
+def huge() -> nn.Module:
+    model = advnb.models.CNN(0)
+    nn.init.constant_(model.head.bias, 1e5)
+    return model
 
 
 STATES: dict[str, Row] = {
@@ -1351,6 +1406,19 @@ STATES: dict[str, Row] = {
     ),
     "a control set to words": (
         shown(AttackPanel, {"eps": "a"}, steps=1), ValueError, "eps.*'a'", "expected|must",
+    ),
+    "a number of a code that there is not": (
+        shown(LatentPanel, {"z1": 1}), ValueError, "no control is called 'z1'", "t_x, t_y",
+    ),
+    "a code set to words": (
+        shown(LatentPanel, {"rotation": "a"}), ValueError, "rotation.*'a'", "expected|must",
+    ),
+    "an attack that was not given": (
+        lambda *_: StepPanel(MODEL, TEN, {"pgd": PGD}).submit(attack="adam"), ValueError,
+        "attack.*'adam'", "one of .*pgd",
+    ),
+    "weights beyond half precision": (
+        lambda *_: zoo.halved(huge()), ValueError, "do not fit half precision", "train with",
     ),
     "a choice that there is not": (
         shown(AttackPanel, {"norm": "l1"}, steps=1), ValueError, "norm.*'l1'", "linf|one of|must",

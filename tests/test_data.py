@@ -107,6 +107,22 @@ def test_with_x_and_to() -> None:
         fonts.with_x(fonts.x[:5])
 
 
+def test_shape_looks_at_no_image(fonts: advnb.Dataset) -> None:
+    codes = fonts.test(20)
+    lazy = codes[[3, 5]]
+    wide = Split(torch.rand(6, 3, 4, 5), torch.zeros(6, dtype=torch.int64))
+    for split in (codes, lazy, codes[2:4]):
+        assert split.shape == (1, 28, 28)
+        assert split._x is None
+    gathered = wide[[4, 1]]
+    for split in (wide, gathered, gathered[[0]], wide[:2], wide.with_x(torch.rand(6, 3, 4, 5))):
+        assert split.shape == (3, 4, 5)
+    assert gathered._x is None
+    for split in (codes, gathered):
+        assert split.x.shape[1:] == split.shape
+    assert codes.with_x(codes.x[..., :20]).shape == (1, 28, 20)
+
+
 def test_repr_names_the_data() -> None:
     assert "10 of images" in repr(images())
     assert "FONTS (easy)" in repr(advnb.load("fonts-easy").test(2))

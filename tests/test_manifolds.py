@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import advnb
-from advnb import Affine, Attack, OnManifold, Pixels, Split, recipes, zoo
+from advnb import Affine, Attack, OnManifold, Pixels, Split, plots, recipes, zoo
 from advnb.attribution import attribute
 from advnb.fonts import RANGES, KnownManifold, slopes, transform
 from advnb.manifolds import NeighbourManifold
@@ -920,6 +920,183 @@ def test_attribution_needs_letters(fonts: advnb.Dataset) -> None:
     split = fonts.test(3)
     with refused("without must be a face an image"):
         attribute(split.x, split, without=split.font[:2])
+
+
+def test_attribution_tells_whose_image_is_nearest(fonts: advnb.Dataset) -> None:
+    split = fonts.test(2)
+    x = noisy(split, 0.2)
+    found = attribute(x, split, without=split.font)
+    assert (found.faces != split.font[:, None]).all()
+    assert torch.equal(found.letter, found.distance.argmin(1))
+    assert torch.equal(found.face, found.faces.gather(1, found.letter[:, None])[:, 0])
+    low, high = fonts.manifold.bounds
+    assert found.code.shape == (2, 10, 6)
+    assert ((low <= found.code) & (found.code <= high)).all()
+    glyphs = torch.from_numpy(np.load(advnb.fonts.ATLAS)["glyphs"])
+    for row, letter in np.ndindex(2, 10):
+        glyph = glyphs[found.faces[row, letter], letter][None] / 255
+        away = np.linalg.norm(moved(glyph, found.code[row, letter].double()) - x[row].numpy())
+        assert away == pytest.approx(found.distance[row, letter].item(), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def triangle(fonts: advnb.Dataset) -> tuple[Split, Tensor, Tensor]:
+    """An image, a regular example of it, and another letter of another face in its pose."""
+    one, model = fonts.test(20)[3], zoo.load("fonts-cnn-normal")
+    other = fonts.manifold.glyphs(torch.tensor([10]), torch.tensor([0]), like=one.x)
+    return one, Attack(Pixels(0.3))(model, one).x[0], transform(other, one.z)
+
+
+def in_the_plane(triangle: tuple, a: float, b: float) -> np.ndarray:
+    """The image at (a, b): Gram and Schmidt's axes, in double precision."""
+    one, first, second = (getattr(t, "x", t).double().numpy().ravel() for t in triangle)
+    (q, r) = np.linalg.qr(np.stack([first - one, second - one], 1))
+    across, up = (q * np.sign(np.diag(r))).T
+    return (one + a * across + b * up).clip(0, 1).reshape(1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def seen(triangle: tuple) -> advnb.attribution.Slice:
+    return advnb.attribution.plane(zoo.load("fonts-cnn-normal"), *triangle, cells=3)
+
+
+def test_a_plane_has_the_three_images_where_they_lie(triangle: tuple, seen: object) -> None:
+    one, first, second = triangle
+    for place, x in zip(seen.marks.tolist(), (one.x, first, second)):
+        assert np.abs(in_the_plane(triangle, *place) - x[0].numpy()).max() < 1e-4
+    lengths = [(x - one.x).norm().item() for x in (first, second)]
+    assert seen.marks.norm(dim=1).tolist() == pytest.approx([0, *lengths], rel=1e-4)
+    assert torch.dist(*seen.marks[1:]).item() == pytest.approx(torch.dist(first, second).item())
+    assert seen.ticks.shape == (2, 3)
+    for row, marks in zip(seen.ticks.double().numpy(), seen.marks.double().T.numpy()):
+        room = (marks.max() - marks.min()) / 4
+        expected = np.linspace(marks.min() - room, marks.max() + room, 3)
+        assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_plane_is_what_model_and_letters_say(triangle: tuple, seen: object) -> None:
+    one, model = triangle[0], zoo.load("fonts-cnn-normal").double()
+    places = [(a, b) for b in seen.ticks[1].tolist() for a in seen.ticks[0].tolist()]
+    images = torch.from_numpy(np.stack([in_the_plane(triangle, *place) for place in places]))
+    with torch.no_grad():
+        assert seen.guess.flatten().tolist() == model(images).argmax(1).tolist()
+    many = one[torch.zeros(9, dtype=torch.int64)]
+    found = attribute(images.float(), many, without=many.font)
+    best = found.distance.sort(1).values
+    # a search from other images' letters may end elsewhere, and letters may be as near
+    clear = best[:, 1] - best[:, 0] > 0.1 * best[:, 0]
+    same = seen.letter.flatten() == found.letter
+    assert clear.sum() >= 5
+    assert set(found.letter[clear].tolist()) == {0, one.y.item()}
+    assert same[clear].all()
+    for mark in seen.marks:
+        near = (images - torch.from_numpy(in_the_plane(triangle, *mark.tolist()))).flatten(1)
+        cell = near.norm(dim=1).argmin()
+        assert same[cell] or not clear[cell]
+    assert seen.guess.shape == seen.letter.shape == (3, 3)
+    assert seen.guess.dtype == seen.letter.dtype == torch.int64
+
+
+def test_no_plane(triangle: tuple, fonts: advnb.Dataset) -> None:
+    one, first, second = triangle
+    model = advnb.models.CNN(0).eval()
+    for a, b in ((second, second), (one.x, second), (second, one.x), (first, first)):
+        with refused("on a line: give others"):
+            advnb.attribution.plane(model, one, a, b, cells=2)
+    both, none = fonts.test(2), Split(one.x, one.y)
+    for split, a, b in (
+        (both, both.x, both.x), (one, first[0], second), (one, first, second[..., :27]),
+        (one, both.x, second), (none, first, second),
+    ):  # fmt: skip
+        with refused("plane needs a split of one FONTS image, and two images made from it"):
+            advnb.attribution.plane(model, split, a, b, cells=2)
+    for cells in (1, 0, 2.5, None):
+        with refused("cells must be a whole number >= 2"):
+            advnb.attribution.plane(model, one, first, second, cells=cells)
+
+
+@pytest.mark.xfail(strict=True, reason="what rounding leaves of a line is a plane for large moves")
+def test_no_plane_through_a_line_of_images(fonts: advnb.Dataset) -> None:
+    model, split = advnb.models.CNN(0).eval(), fonts.test(20)
+    for row in range(19):
+        one, end = split[row], split[row + 1].x
+        for share in (0.25, 0.5, 0.9):
+            with refused("on a line: give others"):
+                advnb.attribution.plane(model, one, one.x.lerp(end, share), end, cells=2)
+
+
+def look_of(labels: Tensor, **changed: object) -> plots.Picture:
+    """Regions over a plane from -1 to 3 and from 0 to 2."""
+    n, m = labels.shape
+    given = {
+        "looks": {"one": labels, "other": labels.flip(0)},
+        "ticks": torch.stack([torch.linspace(-1, 3, m), torch.linspace(0, 2, n)]),
+        "marks": {"here": torch.tensor([0.0, 1.0]), "there": torch.tensor([2.0, 0.5])},
+        "classes": "ABCDEFGHIJ",
+        "alt": "Two looks.",
+    }
+    return plots.regions(**(given | changed))
+
+
+def test_regions_are_named_once_each() -> None:
+    labels = torch.full((9, 9), 2)
+    labels[2:7, 2:7] = 0  # inside of the other, which has its middle here
+    labels[8, 8] = 9
+    picture = look_of(labels)
+    assert picture.alt == "Two looks."
+    assert repr(picture) == "Picture: Two looks."
+    assert picture.png().startswith(b"\x89PNG")
+    assert [axes.get_title() for axes in picture.axes] == ["one", "other"]
+    for axes, shown in zip(picture.axes, (labels, labels.flip(0))):
+        texts = {text.get_text(): text.get_position() for text in axes.texts}
+        assert sorted(texts) == ["A", "C", "J"]
+        assert len(axes.texts) == 3
+        for name, (a, b) in texts.items():  # each in a cell of its own region
+            column, row = round((a + 1) / 0.5), round(b / 0.25)
+            assert "ABCDEFGHIJ"[shown[row, column]] == name
+        (image,) = axes.images
+        colours = image.get_array()
+        assert image.origin == "lower"
+        for label in (0, 2, 9):
+            assert np.allclose(colours[shown.numpy() == label], plots.PASTEL[label])
+
+
+def test_regions_have_their_marks() -> None:
+    picture = look_of(torch.zeros(4, 4, dtype=torch.int64))
+    for axes in picture.axes:
+        marks = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert marks == {"here": [[0, 1]], "there": [[2, 0.5]]}
+        assert len({line.get_marker() for line in axes.lines}) == 2
+    (legend,) = picture.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["here", "there"]
+
+
+@pytest.mark.xfail(strict=True, reason="the outermost ticks are drawn at the cells' outer edges")
+def test_regions_are_drawn_where_their_ticks_are() -> None:
+    picture = look_of(torch.arange(9).view(3, 3))
+    left, right, bottom, top = picture.axes[0].images[0].get_extent()
+    assert np.allclose(np.linspace(left, right, 7)[1::2], [-1, 1, 3])
+    assert np.allclose(np.linspace(bottom, top, 7)[1::2], [0, 1, 2])
+
+
+@pytest.mark.xfail(strict=True, reason="there are four markers")
+def test_regions_have_all_their_marks() -> None:
+    marks = {name: torch.zeros(2) for name in "abcde"}
+    picture = look_of(torch.zeros(4, 4, dtype=torch.int64), marks=marks)
+    assert len(picture.axes[0].lines) == 5
+
+
+def test_colours_of_classes_differ_and_can_be_written_on() -> None:
+    assert len(set(plots.PASTEL)) == 10
+    rows = torch.tensor(plots.PASTEL)
+    assert torch.pdist(rows).min() > 0.07
+    grey = torch.tensor([0x44 / 255] * 3)
+
+    def light(colour: Tensor) -> Tensor:  # WCAG's relative luminance
+        linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        return linear @ torch.tensor([0.2126, 0.7152, 0.0722])
+
+    assert ((light(rows) + 0.05) / (light(grey) + 0.05)).min() >= 4.5
 
 
 def test_principal_components_of_next_to_nothing() -> None:

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 import advnb
 import advnb.manifolds
+from advnb import attribution, vaegan
+from advnb.manifolds import LearnedManifold
 from advnb.perturbations import Region
 from advnb.search import LOSSES, Search
 
@@ -454,6 +457,41 @@ def plane_that_nothing_leaves(patch: Patch) -> None:
     )
 
 
+def box_three_times_as_wide(patch: Patch) -> None:
+    region = advnb.OnManifold.region
+    patch.setattr(
+        advnb.OnManifold, "region", lambda self, split: region(replace(self, eta=0.9), split)
+    )
+
+
+def letters_mixed_up(patch: Patch) -> None:
+    found = attribution.attribute
+
+    def mixed(*args: Any, **named: Any) -> attribution.Attribution:
+        right = found(*args, **named)
+        return replace(right, letter=(right.letter + 1) % 10, distance=right.distance.roll(1, 1))
+
+    patch.setattr(attribution, "attribute", mixed)
+
+
+def samples_of_another_class(patch: Patch) -> None:
+    sample = LearnedManifold.sample
+
+    def other(self: LearnedManifold, labels: Tensor, **named: Any) -> advnb.Split:
+        made = sample(self, (labels + 1) % 10, **named)
+        return advnb.Split(made.x, labels)
+
+    patch.setattr(LearnedManifold, "sample", other)
+
+
+def kinds_that_changed_places(patch: Patch) -> None:
+    table = vaegan.table
+    turned = {"flow": "vaegan", "vaegan": "flow"}
+    patch.setattr(
+        vaegan, "table", lambda name: table(name).assign(kind=lambda t: t.kind.map(turned))
+    )
+
+
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "00_start_here",
@@ -527,13 +565,58 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     ),
     (
         "02_distance_to_the_manifold",
-        outside_the_ball,
+        box_three_times_as_wide,
         ["every code is within eta"],
     ),
     (
         "02_distance_to_the_manifold",
         plane_that_nothing_leaves,
-        ["regular changes leave the subspace more"],
+        ["regular changes leave the subspace more", "leave it more than on-learned ones"],
+    ),
+    (
+        "03_on_manifold_attacks",
+        search_that_stays_at_its_start,
+        ["the attack beats one random code"],
+    ),
+    (
+        "03_on_manifold_attacks",
+        box_three_times_as_wide,
+        ["every code is within eta"],
+    ),
+    (
+        "03_on_manifold_attacks",
+        result_without_the_images_found,
+        ["every example is the decoded letter"],
+    ),
+    (
+        "03_on_manifold_attacks",
+        model_that_knows_one_class,
+        ["real letters still fool the robust network", "41 random codes beat the attack"],
+    ),
+    (
+        "03_on_manifold_attacks",
+        letters_mixed_up,
+        ["most on-manifold examples still look like their own letter"],
+    ),
+    (
+        "04_learned_manifolds",
+        samples_of_another_class,
+        ["most new letters are taken for what they are"],
+    ),
+    (
+        "04_learned_manifolds",
+        kinds_that_changed_places,
+        ["every flow reconstructs better"],
+    ),
+    (
+        "04_learned_manifolds",
+        search_that_stays_at_its_start,
+        ["40 steps fool more than their random start"],
+    ),
+    (
+        "04_learned_manifolds",
+        distance_that_is_always_one,
+        ["on-learned examples lie farther from the truth"],
     ),
     (
         "08_blindspots",

@@ -87,6 +87,56 @@ def test_measured_again(name: str) -> None:
     assert low <= round(success.value * success.n) <= high
 
 
+@pytest.mark.parametrize("name", zoo.names())
+def test_models_are_kept_in_half_precision_and_loaded_in_single(name: str) -> None:
+    kept, _ = load_tensors(zoo.FOLDER / f"{name}.safetensors")
+    for key, tensor in zoo.load(name).state_dict().items():
+        assert tensor.dtype == (torch.float32 if kept[key].is_floating_point() else torch.int64)
+        assert torch.equal(tensor, kept[key].to(tensor.dtype))
+    assert torch.float32 not in {tensor.dtype for tensor in kept.values()}
+
+
+def test_all_that_ships_is_small() -> None:
+    package = Path(advnb.__file__).parent
+    sizes = {
+        path.name: path.stat().st_size
+        for kind in ("safetensors", "npz")
+        for path in package.rglob(f"*.{kind}")
+    }
+    assert len(sizes) >= 9
+    assert max(sizes.values()) <= 2_000_000, sizes
+    assert sum(sizes.values()) <= 12_000_000, sizes
+
+
+def test_halved_weights_are_the_model_s_own_from_then_on() -> None:
+    model = advnb.models.CNN(3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights = zoo.halved(model)
+    assert weights.keys() == before.keys()
+    for key, tensor in model.state_dict().items():
+        assert tensor.dtype == before[key].dtype
+        if tensor.is_floating_point():
+            assert weights[key].dtype == torch.float16
+            rounded = torch.from_numpy(before[key].numpy().astype("float16").astype("float32"))
+            assert torch.equal(tensor, rounded)
+        else:
+            assert weights[key].dtype == before[key].dtype
+        assert torch.equal(weights[key].to(tensor.dtype), tensor)
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("weight", [70_000.0, float("inf"), float("nan")])
+def test_weights_that_do_not_fit_half_precision(weight: float) -> None:
+    model = advnb.models.CNN(3)
+    with torch.no_grad():
+        model.head.bias[2] = weight
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with refused("do not fit half precision: train with another seed"):
+        zoo.halved(model)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), before[key].nan_to_num())
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A folder with two small models and cards, so that damage needs no shipped file."""
