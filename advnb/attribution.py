@@ -28,12 +28,23 @@ class Attribution:
     faces: Tensor
     code: Tensor
 
+    def lead(self, y: Tensor) -> Tensor:
+        """How much nearer, [N], the letter `y` is than the best other one; negative where it is
+        farther."""
+        own = self.distance.gather(1, y[:, None])[:, 0]
+        return self.distance.scatter(1, y[:, None], math.inf).amin(1) - own
+
 
 TURNS = (0.0, -math.pi / 4, math.pi / 4)  # poses that another letter is tried in
 
 
 def attribute(
-    x: Tensor, split: Split, *, without: Tensor | None = None, refine: int = 2
+    x: Tensor,
+    split: Split,
+    *,
+    without: Tensor | None = None,
+    hints: Attribution | None = None,
+    refine: int = 2,
 ) -> Attribution:
     """The nearest letter and face of FONTS for images x [N, 1, 28, 28] that were made from those
     of `split` (S definition 1: an on-manifold example is valid while its own letter stays the
@@ -43,6 +54,8 @@ def attribute(
     45 degrees, slightly blurred; the `refine` nearest of each letter and turn are then projected
     on. `without` (faces, int64 [N]) leaves one face an image out, its own say: an on-manifold
     example lies on its own face's manifold, and only the other faces tell what it looks like.
+    `hints`, found for images that resemble these row by row, are tried as well: no search sees
+    every pose.
     """
     manifold = split.dataset.manifold if split.dataset else None
     if manifold is None:
@@ -76,12 +89,32 @@ def attribute(
         found = _nearest_of(image, glyphs[face_of[part], letter_of[part]], start[part], low, high)
         parts.append(found.distance.view(turns, letters, refine).transpose(0, 1).flatten(1))
         codes.append(found.code.view(turns, letters, refine, -1).transpose(0, 1).flatten(1, 2))
-    distance, best = torch.stack(parts).min(2)
-    nearest_faces = faces.transpose(1, 2).flatten(2).gather(2, best[:, :, None])[:, :, 0]
-    code = torch.stack(codes).gather(2, best[:, :, None, None].expand(-1, -1, -1, start.shape[1]))
+    faces, away, found_codes = (
+        faces.transpose(1, 2).flatten(2),
+        torch.stack(parts),
+        torch.stack(codes),
+    )
+    if hints is not None:
+        _same_rows(hints, x)
+        names = torch.arange(letters, device=x.device)
+        again = [
+            _nearest_of(image, glyphs[face, names], code, low, high)
+            for image, face, code in zip(x, hints.faces, hints.code)
+        ]
+        faces = torch.cat([faces, hints.faces[:, :, None]], 2)
+        away = torch.cat([away, torch.stack([f.distance for f in again])[:, :, None]], 2)
+        found_codes = torch.cat([found_codes, torch.stack([f.code for f in again])[:, :, None]], 2)
+    distance, best = away.min(2)
+    nearest_faces = faces.gather(2, best[:, :, None])[:, :, 0]
+    code = found_codes.gather(2, best[:, :, None, None].expand(-1, -1, -1, start.shape[1]))
     winner = distance.argmin(1)
     face = nearest_faces.gather(1, winner[:, None])[:, 0]
     return Attribution(winner, face, distance, nearest_faces, code[:, :, 0])
+
+
+def _same_rows(hints: Attribution, x: Tensor) -> None:
+    if not isinstance(hints, Attribution) or len(hints.letter) != len(x):
+        raise ValueError(f"hints must be an Attribution of {len(x)} images; got {brief(hints)}")
 
 
 def _nearest_of(

@@ -185,7 +185,8 @@ def start() -> None:
 
 
 def browser() -> None:
-    """A key press on the alpha slider in a real browser, where the model is robust (40 steps)."""
+    """A key press on a slider in a real browser: on alpha where the model is robust (40 steps),
+    and on a number of a code."""
     command = [
         sys.executable,
         "-m",
@@ -207,6 +208,10 @@ def browser() -> None:
     line(
         "    to the end of 64 images x 40 steps", f"{complete} ms", "<= 1,500 ms", complete <= 1500
     )
+    moved = re.search(r"latent panel (\d+) ms", out)
+    took = int(moved[1]) if moved else 10**6
+    line("the latent panel, key press to new picture and probabilities",
+         f"{took} ms" if moved else "no figures", "<= 100 ms", took <= 100)  # fmt: skip
 
 
 def over_seeds(values: list[float]) -> tuple[float, float]:

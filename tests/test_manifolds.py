@@ -1054,6 +1054,7 @@ def test_regions_are_named_once_each() -> None:
         for name, (a, b) in texts.items():  # each in a cell of its own region
             column, row = round((a + 1) / 0.5), round(b / 0.25)
             assert "ABCDEFGHIJ"[shown[row, column]] == name
+        assert texts["A"] == (1, 1)  # its middle
         (image,) = axes.images
         colours = image.get_array()
         assert image.origin == "lower"
