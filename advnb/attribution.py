@@ -242,12 +242,13 @@ def plane(model: nn.Module, one: Split, first: Tensor, second: Tensor, *, cells:
     the nearest images of each letter to the three.
     """
     whole("cells", cells, 2)
-    if len(one) != 1 or one.font is None or not first.shape == second.shape == one.x.shape:
+    made_from = isinstance(one, Split) and len(one) == 1 and one.font is not None
+    if not made_from or any(getattr(x, "shape", 0) != one.x.shape for x in (first, second)):
         raise ValueError("plane needs a split of one FONTS image, and two images made from it")
     u, v = (first - one.x).flatten(), (second - one.x).flatten()
     across = u / u.norm()
     up = v - (v @ across) * across
-    if not (u.norm() > 0 and up.norm() > 1e-6):
+    if not (u.norm() > 0 and up.norm() > 1e-4 * v.norm()):
         raise ValueError("the three images lie on a line: give others")
     up = up / up.norm()
     marks = torch.stack([torch.zeros_like(u[:2]), torch.stack([u @ across, u @ up]),

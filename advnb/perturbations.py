@@ -88,10 +88,7 @@ class OnManifold:
 
     def __post_init__(self) -> None:
         check_radius("eta", self.eta, self.norm)
-        if isinstance(self.manifold, type) or not hasattr(self.manifold, "decode"):
-            raise ValueError(
-                f"manifold must be a manifold, data.manifold say; got {brief(self.manifold)}"
-            )
+        check_manifold(self.manifold)
 
     def region(self, split: Split) -> Region:
         code = self.manifold.encode(split)
@@ -135,6 +132,22 @@ class Affine:
 
     def scaled(self, factor: float) -> Affine:
         return replace(self, eta=self.eta * factor)
+
+
+def check_manifold(manifold: object) -> None:
+    """ValueError unless `manifold` answers as one."""
+    if isinstance(manifold, type) or not hasattr(manifold, "bounds"):
+        raise ValueError(f"manifold must be a manifold, data.manifold say; got {brief(manifold)}")
+
+
+def manifold_of(split: Split, manifold: Manifold | None = None) -> Manifold:
+    """`manifold`, or if it is None the known one that the split's images lie on."""
+    if manifold is None:
+        manifold = split.dataset.manifold if split.dataset else None
+    if manifold is None:
+        raise ValueError("these images have no known manifold: give a LearnedManifold")
+    check_manifold(manifold)
+    return manifold
 
 
 def check_radius(name: str, value: float, norm: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ COLOURS = {
 PASTEL = [
     (0.72, 0.85, 0.93), (0.98, 0.80, 0.68), (0.78, 0.90, 0.72), (0.95, 0.72, 0.76),
     (0.83, 0.77, 0.92), (0.87, 0.80, 0.74), (0.97, 0.82, 0.92), (0.85, 0.85, 0.85),
-    (0.93, 0.93, 0.65), (0.70, 0.92, 0.90),
+    (0.93, 0.93, 0.65), (0.55, 0.80, 0.72),
 ]  # fmt: skip
 # the papers' own numbers, in every figure
 PRINTED: dict[str, Any] = {
@@ -232,7 +233,9 @@ def regions(
     """Labels [cells, cells] over a plane as coloured regions with their names, a panel a look;
     `ticks` [2, cells] are the axes, `marks` named points [2] in it."""
     figure = Picture(4.2 * len(looks) + 0.4, 3.6, alt)
-    (left, right), (bottom, top) = ((row[0].item(), row[-1].item()) for row in ticks)
+    half = (ticks[:, 1] - ticks[:, 0]) / 2  # ticks are the middles of cells
+    left, bottom = (ticks[:, 0] - half).tolist()
+    right, top = (ticks[:, -1] + half).tolist()
     for axes, (title, labels) in zip(
         figure.subplots(1, len(looks), squeeze=False)[0], looks.items()
     ):
@@ -250,7 +253,7 @@ def regions(
             axes.text(
                 *place, classes[label], ha="center", va="center", fontsize=11, color="#444444"
             )
-        for (name, (x, y)), marker in zip(marks.items(), "o^s*"):
+        for (name, (x, y)), marker in zip(marks.items(), cycle("o^s*Dv")):
             axes.plot(x.item(), y.item(), marker, color="black", markersize=8, label=name,
                       markerfacecolor="white")  # fmt: skip
         axes.set(title=title, xlabel="L2 distance from the image")

@@ -373,7 +373,6 @@ def test_an_attack_moves_the_sliders(latent: tuple[Page, Panel]) -> None:
     assert not page.errors
 
 
-@pytest.mark.xfail(strict=True, reason="a slider on a page rounds what it is given, and reports it")
 def test_an_attack_comes_to_its_end(latent: tuple[Page, Panel]) -> None:
     _, panel = latent
     panel.button("Reset")
@@ -384,7 +383,6 @@ def test_an_attack_comes_to_its_end(latent: tuple[Page, Panel]) -> None:
     assert panel.status == "step 40 of 40: fooled"
 
 
-@pytest.mark.xfail(strict=True, reason="a slider on a page rounds what it is given, and reports it")
 def test_an_image_stays_what_it_is(latent: tuple[Page, Panel]) -> None:
     _, panel = latent
     for name in ("Reset", "Own code"):

@@ -346,7 +346,6 @@ def test_the_newest_values_end_an_attack(
     assert_tells(panel, model, letters)
 
 
-@pytest.mark.xfail(strict=True, reason="a control that moves while the sliders follow is not seen")
 def test_a_control_that_moves_while_the_sliders_follow(panel: LatentPanel) -> None:
     moves = []
 
@@ -366,7 +365,6 @@ def test_a_control_that_moves_while_the_sliders_follow(panel: LatentPanel) -> No
     assert panel.frame.params["eta"] == 0.5
 
 
-@pytest.mark.xfail(strict=True, reason="the walk moves what is being submitted")
 def test_submitted_values_are_not_those_of_the_walk(
     panel: LatentPanel, gate: Callable[[], Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,19 +490,16 @@ def test_a_split_of_one_image(model: nn.Module, letters: Split) -> None:
     assert panel.frame.complete
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="there is one image, and a slider to 1")
 def test_the_second_of_one_image(model: nn.Module, letters: Split) -> None:
     panel = shown(LatentPanel(model, letters[3]))
     shown(panel, image=1)
     assert panel.frame.complete
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="a position is used as it comes")
 def test_a_position_that_is_a_float(model: nn.Module, letters: Split) -> None:
     assert shown(LatentPanel(model, letters, image=3.0)).params["image"] == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the code is made in single precision")
 def test_in_double_precision(model: nn.Module, letters: Split) -> None:
     double = copy.deepcopy(model).double()
     panel = shown(LatentPanel(double, in_double(letters), image=3))
@@ -690,14 +685,12 @@ def test_attacks_that_are_none(model: nn.Module, letters: Split, wrong: Any) -> 
     assert not workers()
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="only mappings are looked at")
 @pytest.mark.parametrize("wrong", [[Attack(Pixels(0.3))], Attack(Pixels(0.3))])
 def test_attacks_without_names(model: nn.Module, letters: Split, wrong: Any) -> None:
     with refused("attacks must name Attacks"):
         StepPanel(model, letters, wrong)
 
 
-@pytest.mark.xfail(strict=True, reason="a manifold is not looked at")
 @pytest.mark.parametrize("kind", [LatentPanel, StepPanel])
 def test_a_manifold_that_is_none(model: nn.Module, letters: Split, kind: type[Panel]) -> None:
     attacks = ({"regular": Attack(Pixels(0.1), steps=1)},) if kind is StepPanel else ()

@@ -1015,7 +1015,6 @@ def test_no_plane(triangle: tuple, fonts: advnb.Dataset) -> None:
             advnb.attribution.plane(model, one, first, second, cells=cells)
 
 
-@pytest.mark.xfail(strict=True, reason="what rounding leaves of a line is a plane for large moves")
 def test_no_plane_through_a_line_of_images(fonts: advnb.Dataset) -> None:
     model, split = advnb.models.CNN(0).eval(), fonts.test(20)
     for row in range(19):
@@ -1072,7 +1071,6 @@ def test_regions_have_their_marks() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["here", "there"]
 
 
-@pytest.mark.xfail(strict=True, reason="the outermost ticks are drawn at the cells' outer edges")
 def test_regions_are_drawn_where_their_ticks_are() -> None:
     picture = look_of(torch.arange(9).view(3, 3))
     left, right, bottom, top = picture.axes[0].images[0].get_extent()
@@ -1080,7 +1078,6 @@ def test_regions_are_drawn_where_their_ticks_are() -> None:
     assert np.allclose(np.linspace(bottom, top, 7)[1::2], [0, 1, 2])
 
 
-@pytest.mark.xfail(strict=True, reason="there are four markers")
 def test_regions_have_all_their_marks() -> None:
     marks = {name: torch.zeros(2) for name in "abcde"}
     picture = look_of(torch.zeros(4, 4, dtype=torch.int64), marks=marks)

@@ -464,6 +464,16 @@ def box_three_times_as_wide(patch: Patch) -> None:
     )
 
 
+def looks_that_do_not_move(patch: Patch) -> None:
+    logits = advnb.models.logits
+
+    def unmoved(model: nn.Module, split: advnb.Split) -> Tensor:
+        own = split.dataset.manifold.decode(split.z, split)
+        return logits(model, split.with_x(own))
+
+    patch.setattr(advnb.models, "logits", unmoved)
+
+
 def letters_mixed_up(patch: Patch) -> None:
     found = attribution.attribute
 
@@ -576,7 +586,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "03_on_manifold_attacks",
         search_that_stays_at_its_start,
-        ["the attack beats one random code"],
+        ["the attack beats one random code", "real letters still fool the robust network"],
     ),
     (
         "03_on_manifold_attacks",
@@ -590,8 +600,8 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     ),
     (
         "03_on_manifold_attacks",
-        model_that_knows_one_class,
-        ["real letters still fool the robust network", "41 random codes beat the attack"],
+        looks_that_do_not_move,
+        ["41 random codes beat the attack"],
     ),
     (
         "03_on_manifold_attacks",

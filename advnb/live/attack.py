@@ -16,7 +16,7 @@ from ..models import checked, logits
 from ..perturbations import Pixels
 from ..splits import Split
 from .figures import AttackFigure
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
 
 SHOWN = 10  # classes, the likeliest, whose probabilities are drawn
 
@@ -43,13 +43,12 @@ class AttackPanel(Panel):
         self._model, self._split = copy.deepcopy(model).eval(), split
         self._artist = AttackFigure(11, 3.2)
         self.controls = {
-            "image": slider("image", image, 0, max(len(split) - 1, 1), 1),
+            "image": chooser(split, image),
             "eps": slider("eps", eps, 0.0, 0.5, 0.005),
             "steps": slider("steps", steps, 1, 100, 1),
             "norm": widgets.Dropdown(options=["linf", "l2"], description="norm"),
             "loss": widgets.Dropdown(options=["ce", "margin"], description="loss"),
         }
-        self.controls["image"].disabled = len(split) == 1
         unknown = set(show) - set(self.controls)
         if unknown:
             raise ValueError(
@@ -63,6 +62,7 @@ class AttackPanel(Panel):
                           widgets.HBox(tools)])  # fmt: skip
 
     def constrain(self) -> None:
+        self.controls["image"].value = min(self.controls["image"].value, len(self._split) - 1)
         norm, eps = self.controls["norm"].value, self.controls["eps"]
         eps.max = 0.5 if norm == "linf" else 5.0  # an L2 radius spans all pixels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,11 @@ from torch.nn.functional import cross_entropy
 from ..attacks import Attack
 from ..fonts import LATENTS, KnownManifold
 from ..models import checked, device_of, lent
-from ..perturbations import Manifold, OnManifold
+from ..perturbations import Manifold, OnManifold, manifold_of
 from ..plots import COLOURS, amplified, caption, mosaic
 from ..splits import Split
 from .figures import LiveFigure
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
 
 STEPS = 40
 ARROWS = {-3: "◀◀◀", -2: "◀◀", -1: "◀", 0: "·", 1: "▶", 2: "▶▶", 3: "▶▶▶"}
@@ -54,23 +55,21 @@ class LatentPanel(Panel):
         eta: float = 0.3,
     ) -> None:
         checked(model, split)
-        if manifold is None:
-            manifold = split.dataset.manifold if split.dataset else None
-        if manifold is None:
-            raise ValueError("these images have no known manifold: give a LearnedManifold")
+        manifold = manifold_of(split, manifold)
         # the thread's own copy: somebody may train the model while the panel looks at it
         self._model, self._manifold = copy.deepcopy(model).eval(), manifold
         self._split, self._codes = split, manifold.encode(split).cpu()
         low, high = (edge.tolist() for edge in manifold.bounds)
         known = isinstance(manifold, KnownManifold)
         self.names = LATENTS if known else tuple(f"z{k + 1}" for k in range(len(low)))
-        position = slider("image", image, 0, max(len(split) - 1, 1), 1)
-        position.disabled = len(split) == 1
+        position = chooser(split, image)
+        self._image = position.value
         self.controls = {"image": position, "eta": slider("eta", eta, 0.01, 1.0, 0.01)}
-        for name, value, a, b in zip(self.names, self._codes[image].tolist(), low, high):
-            # half a step of room: a slider holds multiples of its step, and rounds its ends
+        for name, value, a, b in zip(self.names, self._codes[self._image].tolist(), low, high):
             self.controls[name] = slider(name, min(max(value, a), b), a, b, (b - a) / 200)
-        self._image = image
+        self._exact = {name: self.controls[name].value for name in self.names}
+        self._follower: int | None = None  # the thread that moves sliders after a walk,
+        self._following = threading.RLock()  # and holds this while it does
         self._artist = LatentFigure(self.names, low, high)
         self.arrows = {name: widgets.Label("", layout=NARROW) for name in self.names}
         rows = [widgets.HBox([self.controls[name], self.arrows[name]]) for name in self.names]
@@ -87,8 +86,22 @@ class LatentPanel(Panel):
             widgets.HBox(tools),
         ])  # fmt: skip
 
+    @property
+    def params(self) -> Params:
+        # a page rounds what it is given to a slider's step and reports that: no change of ours
+        values = super().params
+        for name, exact in self._exact.items():
+            if abs(values[name] - exact) <= 0.501 * self.controls[name].step:
+                values[name] = round(exact, 6) + 0.0
+        return values
+
+    def submit(self, **params: Any) -> None:
+        self.runner.stop()  # a walk must not move what is being set
+        super().submit(**params)
+
     def constrain(self) -> None:
-        image = self.controls["image"].value
+        image = min(self.controls["image"].value, len(self._split) - 1)
+        self.controls["image"].value = image
         if image != self._image:  # another image: its own code
             self._image = image
             self._put(self._codes[image].tolist())
@@ -104,13 +117,22 @@ class LatentPanel(Panel):
     def _put(self, code: Sequence[float]) -> None:
         for name, value in zip(self.names, code):
             control = self.controls[name]
-            control.value = min(max(value, control.min), control.max)
+            self._exact[name] = min(max(value, control.min), control.max)
+            control.value = self._exact[name]
+
+    def _changed(self, *change: Any) -> None:
+        if self._follower == threading.get_ident():
+            return
+        with self._following:  # sliders on their way arrive first
+            pass
+        super()._changed(*change)
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         one, eta, steps = self._split[params["image"]], params["eta"], STEPS
         if not params.get("attack"):
             low, high = (edge[None] for edge in self._manifold.bounds)
-            code = torch.tensor([[params[name] for name in self.names]])
+            code = torch.tensor([[params[name] for name in self.names]], dtype=one.dtype)
+            low, high = low.to(code), high.to(code)
             yield self._frame(params, one, torch.minimum(torch.maximum(code, low), high))
             return
         search = Attack(
@@ -167,12 +189,15 @@ class LatentPanel(Panel):
         for name, strength in zip(self.names, strengths(frame.slopes, self._widths())):
             self.arrows[name].value = ARROWS[round(3 * strength)]
         if frame.params.get("attack"):
-            self._quiet = True  # the sliders follow the walk and start nothing
-            try:
-                self._put(frame.code)
-            finally:
-                self._quiet = False
-            self._posted = self.params
+            with self._following:
+                self._follower = threading.get_ident()  # the sliders follow and start nothing
+                try:
+                    self._put(frame.code)
+                finally:
+                    self._follower = None
+                # what somebody moves meanwhile still differs from this, and is posted
+                kept = {name: frame.params[name] for name in ("image", "eta")}
+                self._posted = kept | {n: round(v, 6) + 0.0 for n, v in self._exact.items()}
 
     def _widths(self) -> list[float]:
         return [self.controls[name].max - self.controls[name].min for name in self.names]

@@ -23,6 +23,7 @@ from traitlets import TraitError
 
 from ..checks import brief, number
 from ..profiles import usable_cores
+from ..splits import Split
 
 Params = dict[str, Any]
 REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
@@ -296,6 +297,15 @@ def slider(name: str, value: float, low: float, high: float, step: float) -> wid
         value=int(held) if counts else held, min=low, max=high, step=step, description=name,
         layout=widgets.Layout(width="22em"), **extra,
     )  # fmt: skip
+
+
+def chooser(split: Split, image: int) -> widgets.DOMWidget:
+    """A slider over the images of a split, from `image`; off where there is only one."""
+    last = len(split) - 1
+    at = number("image", image, f"a whole number between 0 and {last}", lambda v: 0 <= v <= last)
+    made = slider("image", at, 0, max(last, 1), 1)  # one from 0 to 0 would be an error in a browser
+    made.disabled = last == 0
+    return made
 
 
 def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:

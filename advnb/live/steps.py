@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Attack
+from ..attacks import Attack, State
 from ..models import checked, predictions
-from ..perturbations import Manifold
+from ..perturbations import Manifold, manifold_of
 from ..plots import COLOURS, amplified, caption, mosaic
 from ..splits import Split
 from .figures import LiveFigure
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
 
 
 class StepPanel(Panel):
@@ -40,21 +40,17 @@ class StepPanel(Panel):
         image: int = 0,
     ) -> None:
         checked(model, split)
-        if manifold is None:
-            manifold = split.dataset.manifold if split.dataset else None
-        if manifold is None:
-            raise ValueError("these images have no known manifold: give a LearnedManifold")
-        if not attacks or not all(isinstance(attack, Attack) for attack in attacks.values()):
+        manifold = manifold_of(split, manifold)
+        named = isinstance(attacks, Mapping) and len(attacks) > 0
+        if not named or not all(isinstance(attack, Attack) for attack in attacks.values()):
             raise ValueError('attacks must name Attacks, {"regular": Attack(Pixels(0.3))} say')
         self._model, self._split, self._manifold = copy.deepcopy(model).eval(), split, manifold
         self._attacks = dict(attacks)
         self._seen: dict[tuple[int, str], _Walk] = {}
         self._artist = StepFigure()
         longest = max(attack.steps for attack in attacks.values())
-        position = slider("image", image, 0, max(len(split) - 1, 1), 1)
-        position.disabled = len(split) == 1
         self.controls = {
-            "image": position,
+            "image": chooser(split, image),
             "attack": widgets.Dropdown(options=list(attacks), description="attack"),
             "step": slider("step", longest, 0, max(longest, 1), 1),
         }
@@ -68,29 +64,36 @@ class StepPanel(Panel):
         )
 
     def constrain(self) -> None:
+        self.controls["image"].value = min(self.controls["image"].value, len(self._split) - 1)
         steps = self._attacks[self.controls["attack"].value].steps
         self.controls["step"].value = min(self.controls["step"].value, steps)
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         one, key = self._split[params["image"]], (params["image"], params["attack"])
         if key not in self._seen:
-            walk = _Walk()
-            drawn = time.monotonic()
-            whole = replace(self._attacks[params["attack"]], keep="strongest", restarts=1)
-            for state in whole.iterate(self._model, one):
-                walk.add(state.x[0], float(state.loss[0]))
-                yield None
-                if time.monotonic() - drawn > REFRESH:
-                    drawn = time.monotonic()
-                    yield self._frame(params, one, walk, min(params["step"], len(walk.loss) - 1))
-            for start in range(0, len(walk.x), 8):  # the nearest points, a few steps at a time
-                x = torch.stack(walk.x[start : start + 8])
-                same = self._split[torch.full((len(x),), params["image"])]
-                walk.near += list(self._manifold.project(x, same))
-                yield None
-                yield self._frame(params, one, walk, params["step"])
-            self._seen[key] = walk
-        yield self._frame(params, one, self._seen[key], params["step"], complete=True)
+            attack = replace(self._attacks[params["attack"]], keep="strongest", restarts=1)
+            self._seen[key] = _Walk(attack.iterate(self._model, one))
+        walk, drawn = self._seen[key], time.monotonic()
+        while True:  # goes on where another job was given up
+            try:
+                state = next(walk.search, None)
+            except Exception:
+                del self._seen[key]  # a search that has failed begins anew
+                raise
+            if state is None:
+                break
+            walk.x.append(state.x[0])
+            walk.loss.append(float(state.loss[0]))
+            yield None
+            if time.monotonic() - drawn > REFRESH:
+                drawn = time.monotonic()
+                yield self._frame(params, one, walk, min(params["step"], len(walk.x) - 1))
+        while len(walk.near) < len(walk.x):  # the nearest points, a few steps at a time
+            x = torch.stack(walk.x[len(walk.near) : len(walk.near) + 8])
+            same = self._split[torch.full((len(x),), params["image"])]
+            walk.near += list(self._manifold.project(x, same))
+            yield self._frame(params, one, walk, params["step"])
+        yield self._frame(params, one, walk, params["step"], complete=True)
 
     def _frame(
         self, params: Params, one: Split, walk: _Walk, step: int, complete: bool = False
@@ -114,16 +117,13 @@ class StepPanel(Panel):
 
 
 class _Walk:
-    """What one attack did to one image, step by step."""
+    """What one attack did to one image, step by step, so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, search: Iterator[State]) -> None:
+        self.search = search
         self.x: list[Tensor] = []
         self.near: list[Tensor] = []
         self.loss: list[float] = []
-
-    def add(self, x: Tensor, loss: float) -> None:
-        self.x.append(x)
-        self.loss.append(loss)
 
     def distances(self) -> list[float]:
         return [(x - near).norm().item() for x, near in zip(self.x, self.near)]
