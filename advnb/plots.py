@@ -256,7 +256,7 @@ def regions(
         for (name, (x, y)), marker in zip(marks.items(), cycle("o^s*Dv")):
             axes.plot(x.item(), y.item(), marker, color="black", markersize=8, label=name,
                       markerfacecolor="white")  # fmt: skip
-        axes.set(title=title, xlabel="L2 distance from the image")
+        axes.set(title=title, xlabel="L2 distance along one axis", ylabel="along the other")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   frameon=False)  # fmt: skip
     return figure

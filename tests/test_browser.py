@@ -395,7 +395,7 @@ def test_an_image_stays_what_it_is(latent: tuple[Page, Panel]) -> None:
 
 def test_a_key_press_moves_the_letter(latent: tuple[Page, Panel]) -> None:
     page, panel = latent
-    first, _ = latency(page, panel, "rotation", "moved along its manifold")
+    first, _ = latency(page, panel, "rotation", "its code changed")
     print(f"latent panel {statistics.median(first):.0f} ms")
     assert not page.errors
 

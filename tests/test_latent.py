@@ -163,7 +163,7 @@ def assert_tells(panel: LatentPanel, model: nn.Module, split: Split) -> None:
     heights = [bar.get_height() for bar in panel._artist.bars]
     assert np.abs(np.array(heights) - chances).max() < 5e-3
     names = split.dataset.classes
-    assert frame.alt.startswith(f"An image of {names[split.y[image]]}, moved along its manifold")
+    assert frame.alt.startswith(f"An image of {names[split.y[image]]}, its code changed")
     assert f"by {far:.2f} at most, {inside} eta {eta:g};" in frame.alt
     told = re.search(r"classified as (\w) with probability (\d+)%", frame.alt)
     assert told[1] == names[output.argmax()]

@@ -626,7 +626,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "04_learned_manifolds",
         distance_that_is_always_one,
-        ["on-learned examples lie farther from the truth"],
+        ["on-learned examples lie farther from their face's manifold"],
     ),
     (
         "08_blindspots",

@@ -164,7 +164,7 @@ class LatentPanel(Panel):
         inside = "inside" if far <= params["eta"] + 1e-6 else "outside"
         status = words or f"largest change {far:.2f}: {inside} eta = {params['eta']:g}"
         alt = (
-            f"An image of {one.named(one.y)[0][0]}, moved along its manifold by {far:.2f} at most, "
+            f"An image of {one.named(one.y)[0][0]}, its code changed by {far:.2f} at most, "
             f"{inside} eta {params['eta']:g}; classified as {guess[0]} with probability "
             f"{probabilities.max():.0%}."
         )
