@@ -24,14 +24,35 @@ except ModuleNotFoundError as error:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Affine", "Attack", "AttackResult", "AttackWarning", "Dataset", "OnManifold", "Pixels",
-    "Profile", "Rate", "Split", "accuracy", "blindspots", "fit", "live", "load", "models",
-    "plots", "profile", "recipes", "scale_shift", "vaegan", "valid_shift", "zoo",
+    "Affine",
+    "Attack",
+    "AttackResult",
+    "AttackWarning",
+    "Dataset",
+    "OnManifold",
+    "Pixels",
+    "Profile",
+    "Rate",
+    "Split",
+    "accuracy",
+    "blindspots",
+    "fit",
+    "live",
+    "load",
+    "models",
+    "plots",
+    "profile",
+    "quality",
+    "recipes",
+    "scale_shift",
+    "vaegan",
+    "valid_shift",
+    "zoo",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    # these draw or show: matplotlib, pandas and ipywidgets load only where they are used
-    if name in ("blindspots", "live", "plots", "vaegan"):
+    # matplotlib, pandas and ipywidgets load only where they are used
+    if name in ("blindspots", "live", "plots", "quality", "vaegan"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

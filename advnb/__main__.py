@@ -99,21 +99,21 @@ def _fonts_build(args: argparse.Namespace) -> None:
 
 
 def _vaegan_train(args: argparse.Namespace) -> None:
-    from . import data, learned, vaegan
+    from . import data, learned, quality, vaegan
 
     settings = vaegan.Settings(
         args.kind, args.width, args.kernel, args.steps, shared=args.shared, seed=args.seed
     )
     loaded = data.load(args.data)
     out = args.out or learned.FOLDER / f"{loaded.name}-{args.kind}.safetensors"
-    manifold = vaegan.make(loaded, settings, out)
+    manifold = quality.make(loaded, settings, out)
     print(f"{manifold} in {out}: {manifold.about['measured']}")
 
 
 def _vaegan_compare(args: argparse.Namespace) -> None:
-    from . import data, vaegan
+    from . import data, quality
 
-    print(vaegan.compare(data.load(args.data), args.out).to_string())
+    print(quality.compare(data.load(args.data), args.out).to_string())
 
 
 def _zoo_train(args: argparse.Namespace) -> None:

@@ -18,11 +18,12 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from . import data, fonts, models, zoo
+from . import data, fonts, learned, models, zoo
 from .attacks import Attack
 from .files import DamagedFileError
 from .perturbations import Pixels
@@ -170,18 +171,26 @@ def sets() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """Every model of the zoo is the one that its card describes."""
-    fine = 0
-    for name in zoo.names():
+    """Every model of the zoo is the one that its card describes, every manifold a whole file."""
+    kept: list[tuple[str, Callable[[], object], str]] = [
+        (name, partial(zoo.load, name), f"zoo train {name}") for name in zoo.names()
+    ]
+    zoos = len(kept)
+    for name, kinds in learned.SHIPPED.items():
+        kept += [
+            (f"{name}-{kind}", partial(learned.LearnedManifold.load, name, kind),
+             f"vaegan train {name} --kind {kind}")
+            for kind in kinds
+        ]  # fmt: skip
+    fine = [0, 0]
+    for number, (name, load, again) in enumerate(kept):
         try:
-            zoo.load(name)
-            fine += 1
+            load()
+            fine[number >= zoos] += 1
         except (ValueError, OSError) as error:
-            yield Finding(
-                f"{name}: {_first_line(error)}",
-                f"install advnb again, or `python -m advnb zoo train {name}`",
-            )
-    yield Finding(f"{fine} models of the zoo match their checksums")
+            mend = f"install advnb again, or `python -m advnb {again}`"
+            yield Finding(f"{name}: {_first_line(error)}", mend)
+    yield Finding(f"{fine[0]} models of the zoo match their checksums, {fine[1]} manifolds too")
 
 
 def cache() -> Iterator[Finding]:

@@ -357,7 +357,7 @@ def manifold() -> None:
 def learned() -> None:
     """Learned manifolds: success (S figure 6), what their examples look like, 50-NN distances, and
     both kinds of models in numbers."""
-    from advnb import OnManifold, vaegan
+    from advnb import OnManifold, quality
     from advnb.attribution import attribute
     from advnb.manifolds import LearnedManifold, NeighbourManifold
     from advnb.stats import rate
@@ -404,7 +404,7 @@ def learned() -> None:
              high["test"] < low["regular"])  # fmt: skip
         line("    regular, median", f"{middle['regular']:.3f}", ">= .9", middle["regular"] >= 0.9)
     columns = ["reconstruction", "accuracy.samples.value", "distance of samples", "parameters"]
-    print(vaegan.table("fonts").groupby("kind")[columns].agg(["mean", "min", "max"]).T.to_string())
+    print(quality.table("fonts").groupby("kind")[columns].agg(["mean", "min", "max"]).T.to_string())
 
 
 ALL = (attack, data, doctor, kills, start, browser, fonts, manifold, learned, zoo)

@@ -27,9 +27,10 @@ import torch
 from packaging.requirements import Requirement
 from torch import Tensor
 
-from advnb import data, doctor, downloads, fonts, models, zoo
+from advnb import data, doctor, downloads, fonts, learned, models, zoo
 from advnb.__main__ import main
 from advnb.files import save_arrays
+from advnb.learned import SHIPPED
 from advnb.splits import Split
 
 from .conftest import ROOT
@@ -107,6 +108,7 @@ def in_zoo(change: Callable[[Path], object]) -> Callable[[Patch, Path], None]:
         copy, load = folder / "zoo", zoo.load
         shutil.copytree(zoo.FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         patch.setattr(zoo, "load", lambda name: load(name, copy))
+        patch.setattr(learned, "FOLDER", copy)
         change(copy)
 
     return plant
@@ -312,6 +314,14 @@ FAULTS: dict[str, tuple[Callable[[Patch, Path], None], str, str, str]] = {
         in_zoo(lambda folder: (folder / "mnist-cnn-normal.safetensors").unlink()),
         "weights", r"^mnist-cnn-normal: .*no such file", AGAIN,
     ),
+    "a manifold with another byte": (
+        in_zoo(lambda folder: flip(folder / "fashion-flow.safetensors")), "weights",
+        r"^fashion-flow: .*checksum", "python -m advnb vaegan train fashion --kind flow",
+    ),
+    "no manifold": (
+        in_zoo(lambda folder: (folder / "fonts-vaegan.safetensors").unlink()), "weights",
+        r"^fonts-vaegan: .*no such file", "python -m advnb vaegan train fonts --kind vaegan",
+    ),
     "weights of another model": (
         swap("safetensors"), "weights", r"^mnist-cnn-normal: .*not the file its card", AGAIN,
     ),
@@ -432,6 +442,7 @@ def test_without_a_fault(sound: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert {name for name, _ in fine} == set(doctor.CHECKS)
     assert printed.err == ""
     assert f"{len(zoo.names())} models of the zoo match their checksums" in printed.out
+    assert f"checksums, {sum(map(len, SHIPPED.values()))} manifolds too" in printed.out
 
 
 def test_every_fault_is_told(

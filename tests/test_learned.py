@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 import advnb
-from advnb import Attack, Dataset, OnManifold, Pixels, Split, training, vaegan
+from advnb import Attack, Dataset, OnManifold, Pixels, Split, quality, training, vaegan
 from advnb.__main__ import main
 from advnb.attribution import _centred, _middle, _poses, to_letter
 from advnb.autoencoders import LATENTS, Autoencoder, Discriminator, Flow
@@ -1003,25 +1003,25 @@ def test_made_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_making_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = advnb.load(file_of_three(tmp_path / "three.npz", tests=10_000)), tmp_path / "m"
-    unbroken = vaegan.make(data, Settings(**SMALL), tmp_path / "other")
+    unbroken = quality.make(data, Settings(**SMALL), tmp_path / "other")
     with monkeypatch.context() as patch:
         stop_after(9, patch, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
-            vaegan.make(data, Settings(**SMALL), out)
+            quality.make(data, Settings(**SMALL), out)
     assert not out.exists()
-    assert same_models(vaegan.make(data, Settings(**SMALL), out), unbroken)
+    assert same_models(quality.make(data, Settings(**SMALL), out), unbroken)
     assert {p.name for p in tmp_path.iterdir()} == {"three.npz", "m", "other"}
 
 
 def test_a_set_of_few_test_images(three: Dataset, tmp_path: Path) -> None:
-    manifold = vaegan.make(three, Settings(width=4, steps=1), tmp_path / "m")
+    manifold = quality.make(three, Settings(width=4, steps=1), tmp_path / "m")
     assert manifold.about["measured"]["reconstruction"] > 0
 
 
 def test_the_quality_of_letters(learnt: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     fonts = advnb.load("fonts")  # one that nobody else measures
-    monkeypatch.setattr(vaegan, "to_letter", lambda x, y, manifold: norms(x))
-    found, n = vaegan.quality(learnt["flow"], fonts, n=500), 500
+    monkeypatch.setattr(quality, "to_letter", lambda x, y, manifold: norms(x))
+    found, n = quality.measure(learnt["flow"], fonts, n=500), 500
     test = fonts.test(n)
     again = learnt["flow"].reconstruct(test)
     assert found["reconstruction"] == pytest.approx((again.x - test.x).square().mean().item())
@@ -1051,9 +1051,9 @@ def test_the_comparison(three: Dataset, tmp_path: Path, monkeypatch: pytest.Monk
         made_now.append(chosen)
         return finished(data, chosen, path)
 
-    monkeypatch.setattr(vaegan, "make", make)
+    monkeypatch.setattr(quality, "make", make)
     make(three, Settings("vaegan", seed=1), tmp_path / "three-vaegan-1.safetensors")
-    table = vaegan.compare(three, tmp_path, seeds=2)
+    table = quality.compare(three, tmp_path, seeds=2)
     assert table["kind"].tolist() == ["flow", "flow", "vaegan", "vaegan"]
     assert table["seed"].tolist() == table["reconstruction"].tolist() == [0, 1, 0, 1]
     assert table["steps"].tolist() == [3000, 3000, 1680, 1680]
@@ -1061,7 +1061,7 @@ def test_the_comparison(three: Dataset, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(made_now) == 4  # the one that was there is not made again
     assert (tmp_path / "three-generative.csv").is_file()
     shutil.copy(tmp_path / "three-flow-0.safetensors", tmp_path / "kept")
-    vaegan.compare(three, tmp_path, seeds=2)
+    quality.compare(three, tmp_path, seeds=2)
     assert len(made_now) == 4
     assert (tmp_path / "kept").read_bytes() == (tmp_path / "three-flow-0.safetensors").read_bytes()
 
@@ -1071,11 +1071,11 @@ def test_a_comparison_after_a_stop_before_the_measures(
 ) -> None:
     monkeypatch.setattr(vaegan, "STEPS", {"flow": 1, "vaegan": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(vaegan, "quality", lambda *_: exec("raise KeyboardInterrupt"))
+        patch.setattr(quality, "measure", lambda *_: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
-            vaegan.compare(three, tmp_path, seeds=1)
-    monkeypatch.setattr(vaegan, "quality", lambda *_: {"reconstruction": 0.5})
-    assert len(vaegan.compare(three, tmp_path, seeds=1)) == 2
+            quality.compare(three, tmp_path, seeds=1)
+    monkeypatch.setattr(quality, "measure", lambda *_: {"reconstruction": 0.5})
+    assert len(quality.compare(three, tmp_path, seeds=1)) == 2
 
 
 # --- how far a letter is from all letters

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import advnb
 import advnb.manifolds
-from advnb import attribution, vaegan
+from advnb import attribution, quality
 from advnb.manifolds import LearnedManifold
 from advnb.perturbations import Region
 from advnb.search import LOSSES, Search
@@ -495,10 +495,10 @@ def samples_of_another_class(patch: Patch) -> None:
 
 
 def kinds_that_changed_places(patch: Patch) -> None:
-    table = vaegan.table
+    table = quality.table
     turned = {"flow": "vaegan", "vaegan": "flow"}
     patch.setattr(
-        vaegan, "table", lambda name: table(name).assign(kind=lambda t: t.kind.map(turned))
+        quality, "table", lambda name: table(name).assign(kind=lambda t: t.kind.map(turned))
     )
 
 
