@@ -35,6 +35,7 @@ class Attribution:
         return self.distance.scatter(1, y[:, None], math.inf).amin(1) - own
 
 
+FACES = 50  # whose glyphs are compared at a time
 TURNS = (0.0, -math.pi / 4, math.pi / 4)  # poses that another letter is tried in
 
 
@@ -138,9 +139,13 @@ def _likeliest(x: Tensor, glyphs: Tensor, poses: Tensor, count: int, without: in
     """For one image [1, H, W] the `count` nearest faces of each letter in each pose, slightly
     blurred: [poses, letters, count]."""
     view, parts = View(*STAGES[2][:2], x.shape[-2:], like=x), []
+    target = view(x[None])
     for pose in poses:
-        images = transform(glyphs.flatten(0, 1)[None], pose[None])[0]  # [faces * letters, H, W]
-        away = (view(images[:, None]) - view(x[None])).square().sum(1).view(len(glyphs), -1)
+        away = torch.cat([  # some faces at a time: all of them would leave the caches
+            (view(transform(some.flatten(0, 1)[None], pose[None])[0][:, None]) - target)
+            .square().sum(1).view(len(some), -1)
+            for some in glyphs.split(FACES)
+        ])  # fmt: skip
         if without is not None:
             away[without] = math.inf
         parts.append(away.T.topk(count, largest=False).indices)

@@ -111,13 +111,15 @@ class LearnedManifold:
         return new
 
     def encode(self, split: Split) -> Tensor:
-        """Codes [N, 10] of the split's images: the mean of what their class's encoder answers."""
+        """Codes [N, 10] of the split's images: the mean of what their class's encoder answers.
+        ValueError for images of another data set, size or number of classes."""
         self._check(split)
         with torch.no_grad():
             return self._by_class(lambda net, x: net.encode(x), split.x, split.y)
 
     def decode(self, z: Tensor, split: Split) -> Tensor:
-        """Images [N, C, H, W] of codes z [N, 10], each by the model of its class."""
+        """Images [N, C, H, W] of codes z [N, 10], each by the model of its class. ValueError for
+        another split, as in `encode`, and for codes where no image's lie."""
         self._check(split)
         if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape != (
             len(split), LATENTS,
