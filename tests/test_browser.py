@@ -326,7 +326,7 @@ def latent(browser: playwright.Browser, lab: str) -> Iterator[tuple[Page, Panel]
     page = Page(browser, lab, "latent.ipynb")
     page.run_all()
     panel = Panel(page.page)
-    panel.wait("the image", lambda: panel.alt.startswith("An image of D, moved along its"))
+    panel.wait("the image", lambda: panel.alt.startswith("An image of D, its code changed"))
     yield page, panel
     page.page.close()
 
