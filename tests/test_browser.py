@@ -375,11 +375,11 @@ def test_an_attack_moves_the_sliders(latent: tuple[Page, Panel]) -> None:
 
 def test_an_attack_comes_to_its_end(latent: tuple[Page, Panel]) -> None:
     _, panel = latent
-    panel.button("Reset")
-    panel.wait("reset", lambda: "inside eta 0.3" in panel.alt)
+    panel.button("Reset")  # another attack may still be on its way
+    panel.wait("reset", lambda: panel.status == "largest change 0.00: inside eta = 0.3")
     panel.button("Attack")
-    panel.wait("attacked", lambda: panel.status.startswith("step "))
-    panel.page.wait_for_timeout(2000)
+    panel.wait("attacked", lambda: panel.status == "step 40 of 40: fooled")
+    panel.page.wait_for_timeout(700)  # and stays there, whatever the page reports back
     assert panel.status == "step 40 of 40: fooled"
 
 
