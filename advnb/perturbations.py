@@ -104,7 +104,7 @@ class OnManifold:
 
 # The parameters of a letter's transform that leave an image as it is, and (low, high) of what
 # S allows for data other than FONTS: t_x, t_y, shear_x, shear_y, scale, rotation
-IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+IDENTITY, SCALE = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0), 4
 SMALL = ((-0.15, 0.15),) * 2 + ((-0.2, 0.2),) * 2 + ((0.85, 1.15), (-math.pi / 10, math.pi / 10))
 
 
@@ -112,20 +112,29 @@ SMALL = ((-0.15, 0.15),) * 2 + ((-0.2, 0.2),) * 2 + ((0.85, 1.15), (-math.pi / 1
 class Affine:
     """Images T(x; t), moved, sheared, scaled and turned, with t - identity within `eta` in the
     norm and t inside the data's ranges (S eq. 5): FONTS' own, narrower ones for other data. The
-    transform is FONTS' sampler."""
+    transform is FONTS' sampler.
+
+    around="zero": t itself within `eta`, as the code of S's data augmentation has it. No scale is
+    that small, so it is always the smallest of its range: every image is enlarged.
+    """
 
     eta: float
     norm: Norm = "linf"
+    around: Literal["identity", "zero"] = "identity"
 
     def __post_init__(self) -> None:
         check_radius("eta", self.eta, self.norm)
+        if self.around not in ("identity", "zero"):
+            raise ValueError(f'around must be "identity" or "zero"; got {brief(self.around)}')
 
     def region(self, split: Split) -> Region:
         manifold = split.dataset.manifold if split.dataset else None
         ranges = RANGES[manifold.variant] if isinstance(manifold, KnownManifold) else SMALL
         low, high = split.x.new_tensor(ranges).T
-        origin = split.x.new_tensor(IDENTITY).expand(len(split), -1)
-        return Region.around(origin, self.eta, self.norm, low, high)
+        origin = split.x.new_tensor(IDENTITY)
+        if self.around == "zero":
+            origin[SCALE] = high[SCALE] = low[SCALE]
+        return Region.around(origin.expand(len(split), -1), self.eta, self.norm, low, high)
 
     def decode(self, code: Tensor, split: Split) -> Tensor:
         return transform(split.x, code)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from .attacks import Attack
 from .checks import brief, number, whole
+from .perturbations import Affine, PerturbationSet, Start
 
 
 class Schedule(Protocol):
@@ -50,13 +51,20 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class Part:
-    """A share of every batch: attacked, or clean where `attack` is None."""
+    """A share of every batch: attacked, or clean where `attack` is None.
+
+    `within`: drawn only from images whose own code lies within this much of zero, in every
+    number (S's training on a learned manifold: 2).
+    """
 
     share: float
     attack: Attack | None = None
+    within: float | None = None
 
     def __post_init__(self) -> None:
         number("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
+        if self.within is not None:
+            number("within", self.within, "a positive number or None", lambda v: 0 < v < math.inf)
         if self.attack is not None and not isinstance(self.attack, Attack):
             raise ValueError(
                 f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(self.attack)}"
@@ -69,7 +77,8 @@ class Recipe:
     parts weigh the same whatever their shares (S eq. 2, 4).
 
     Adam with `betas` and coupled L2 `weight_decay` on all parameters (S); over the first
-    `warmup` epochs the attacks' radius grows linearly from 0.
+    `warmup` epochs the attacks' radius grows linearly from 0. With `apart`, every part of a batch
+    is an update of its own, one after the other, and not a term of one loss.
     """
 
     parts: tuple[Part, ...]
@@ -78,6 +87,7 @@ class Recipe:
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 1e-4
     warmup: float = 0.0
+    apart: bool = False
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
@@ -120,17 +130,59 @@ def adversarial(
     fraction: float = 0.5,
     *,
     keep: Literal["first", "strongest"] = "strongest",
+    within: float | None = None,
     **settings: object,
 ) -> Recipe:
-    """Adversarial training: `fraction` of every batch attacked, the rest clean (S eq. 2);
-    fraction=1 is Madry et al.'s form.
+    """Adversarial training: `fraction` of every batch attacked, the rest clean (S eq. 2, 4, 5, by
+    the attack's set); fraction=1 is Madry et al.'s form.
 
     The attack trains with one start and `keep`, whatever its own say: "strongest" is S's main
-    variant, "first" its weak one (every image stops at its first flip).
+    variant, "first" its weak one (every image stops at its first flip). `within`: see `Part`.
     """
     if not isinstance(attack, Attack):
         raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
     number("fraction", fraction, "a number in (0, 1]", lambda v: 0 < v <= 1)
-    attacked = Part(fraction, replace(attack, keep=keep, restarts=1))
+    attacked = Part(fraction, replace(attack, keep=keep, restarts=1), within)
     clean = () if fraction == 1 else (Part(1 - fraction),)
     return Recipe((*clean, attacked), **settings)  # type: ignore[arg-type]
+
+
+def noisy(
+    set: PerturbationSet, fraction: float = 0.5, *, start: Start = "ball", **settings: object
+) -> Recipe:
+    """Random changes from `set` in place of attacked ones: what adversarial training is to be
+    held against. `start` is their distribution (see `Attack`)."""
+    return adversarial(Attack(set, steps=0, start=start), fraction, **settings)  # type: ignore[arg-type]
+
+
+def augmented(
+    eta: float = 0.3, *, form: Literal["plain", "printed"] = "plain", **settings: object
+) -> Recipe:
+    """Data augmentation: half of every batch moved, sheared, scaled and turned at random.
+
+    form="plain": T(x; identity + t), t within `eta`, one update a batch. form="printed": what S's
+    curves were made with, an update for the clean half and then one for the other, which is
+    T(x; t): the scale is always the smallest allowed (see `Affine`).
+    """
+    if form not in ("plain", "printed"):
+        raise ValueError(f'form must be "plain" or "printed"; got {brief(form)}')
+    if form == "plain":
+        return noisy(Affine(eta), **settings)
+    return noisy(Affine(eta, around="zero"), apart=True, **settings)
+
+
+def combined(recipes: Sequence[Recipe]) -> Recipe:
+    """Several strategies in one: equal shares of every batch for each, their clean parts as one
+    (S Fig. 7: regular and on-manifold adversarial training, a quarter of the batch each, the rest
+    clean). ValueError where the recipes differ in more than their parts."""
+    recipes = list(recipes)
+    if not recipes or not all(isinstance(r, Recipe) for r in recipes):
+        raise ValueError(f"combined needs a list of recipes; got {brief(recipes)}")
+    bare = {replace(r, parts=(Part(1.0),)) for r in recipes}
+    if len(bare) > 1:
+        raise ValueError("the recipes differ in more than their parts: give all the same settings")
+    parts = [part for r in recipes for part in r.parts]
+    clean = sum(part.share for part in parts if part.attack is None) / len(recipes)
+    attacked = [replace(p, share=p.share / len(recipes)) for p in parts if p.attack is not None]
+    first = [Part(clean)] if clean else []
+    return replace(recipes[0], parts=(*first, *attacked))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from .attacks import Attack
 from .checks import brief, whole
 from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, full_precision, kept_random, probe, seed_device
@@ -71,6 +72,9 @@ def fit(
     run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, split.content(), told)
     start = run.resume()
     device = device_of(model)
+    pools = _pools(split, recipe)
+    numbers = range(len(recipe.parts))
+    updates = [[k] for k in numbers] if recipe.apart else [list(numbers)]
     bar = tqdm(total=total, initial=start, unit="step", disable=not progress, desc="training")
     loss_mean = hits_mean = 0.0
     step = start
@@ -81,24 +85,33 @@ def fit(
                 if number == 0 or step == start:
                     order = torch.randperm(len(split), generator=generator(seed, 0, epoch))
                 position = torch.arange(recipe.batch_size) + number * recipe.batch_size
-                batch = split[order[position % len(split)]].to(device)
+                batch = split[order[position % len(split)]]
                 seed_device(device, _draw(seed, 1, step))  # for dropout and its like
                 now = epoch + number / batches
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.schedule(now, epochs)
-                images = _images(model, batch, recipe, now, seed, step)
-                model.train()
-                output = _outputs(model, torch.cat(images))
-                pieces = zip(output.split(recipe.counts()), batch.y.split(recipe.counts()))
-                loss = torch.stack([cross_entropy(o, y) for o, y in pieces]).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                growth = min(1.0, now / recipe.warmup) if recipe.warmup else 1.0
+                pieces = _pieces(batch, split, recipe, pools, (seed, 3, epoch), number)
+                hits, losses = 0, []
+                for update in updates:
+                    parts = [pieces[k].to(device) for k in update]
+                    images = [
+                        _images(model, part, recipe.parts[k].attack, growth, seed, step, k)
+                        for k, part in zip(update, parts)
+                    ]
+                    model.train()
+                    outputs = _outputs(model, torch.cat(images)).split([len(p) for p in parts])
+                    means = [cross_entropy(o, part.y) for o, part in zip(outputs, parts)]
+                    loss = torch.stack(means).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    losses.append(loss.item())
+                    hits += sum(int((o.argmax(1) == p.y).sum()) for o, p in zip(outputs, parts))
 
                 share = 1 / min(step - start + 1, 50)  # a running mean over about 50 steps
-                loss_mean += share * (loss.item() - loss_mean)
-                hits = (output.argmax(1) == batch.y).float().mean().item()
-                hits_mean += share * (hits - hits_mean)
+                loss_mean += share * (sum(losses) / len(losses) - loss_mean)
+                hits_mean += share * (hits / recipe.batch_size - hits_mean)
                 told = f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}"
                 bar.set_postfix_str(told, refresh=False)
                 bar.update()
@@ -129,23 +142,50 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def _images(
-    model: nn.Module, batch: Split, recipe: Recipe, now: float, seed: int, step: int
-) -> list[Tensor]:
-    """The batch's images part by part, attacked where the recipe says so."""
-    images, start = [], 0
-    for number, (part, count) in enumerate(zip(recipe.parts, recipe.counts())):
-        piece = batch[start : start + count]
-        start += count
-        growth = min(1.0, now / recipe.warmup) if recipe.warmup else 1.0
-        if part.attack is None or growth == 0:
-            images.append(piece.x)
+def _pools(split: Split, recipe: Recipe) -> list[Tensor | None]:
+    """For each part the positions that its images may come from; None where all may."""
+    pools: list[Tensor | None] = []
+    for part in recipe.parts:
+        if part.within is None or part.attack is None:
+            pools.append(None)
             continue
-        model.eval()
-        stronger = part.attack.set.scaled(growth)
-        attack = replace(part.attack, set=stronger, seed=_draw(seed, 2, step, number))
-        images.append(attack.adversarial(model, piece).detach())
-    return images
+        code = part.attack.set.region(split).origin
+        safe = (code.flatten(1).abs() <= part.within).all(1).nonzero()[:, 0].cpu()
+        if not len(safe):
+            raise ValueError(f"no image has a code within {part.within:g}: make `within` larger")
+        pools.append(safe)
+    return pools
+
+
+def _pieces(
+    batch: Split,
+    split: Split,
+    recipe: Recipe,
+    pools: list[Tensor | None],
+    key: tuple[int, ...],
+    number: int,
+) -> list[Split]:
+    """Batch `number` of an epoch part by part; a part with a pool has an order of its own."""
+    pieces, start = [], 0
+    for k, (pool, count) in enumerate(zip(pools, recipe.counts())):
+        piece = batch[start : start + count]
+        if pool is not None:
+            order = pool[torch.randperm(len(pool), generator=generator(*key, k))]
+            piece = split[order[(torch.arange(count) + number * count) % len(pool)]]
+        pieces.append(piece)
+        start += count
+    return pieces
+
+
+def _images(
+    model: nn.Module, piece: Split, attack: Attack | None, growth: float, *key: int
+) -> Tensor:
+    """A part's images, attacked where the recipe says so, the radius times `growth`."""
+    if attack is None or growth == 0:
+        return piece.x
+    model.eval()
+    attack = replace(attack, set=attack.set.scaled(growth), seed=_draw(key[0], 2, *key[1:]))
+    return attack.adversarial(model, piece).detach()
 
 
 def _draw(*key: int) -> int:
