@@ -15,6 +15,7 @@ try:
     from .profiles import Profile, profile
     from .splits import Split
     from .stats import Rate
+    from .sweeps import sweep
     from .training import fit
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -36,6 +37,7 @@ __all__ = [
     "Split",
     "accuracy",
     "blindspots",
+    "curves",
     "fit",
     "live",
     "load",
@@ -45,6 +47,8 @@ __all__ = [
     "quality",
     "recipes",
     "scale_shift",
+    "sweep",
+    "sweeps",
     "vaegan",
     "valid_shift",
     "zoo",
@@ -53,6 +57,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # matplotlib, pandas and ipywidgets load only where they are used
-    if name in ("blindspots", "live", "plots", "quality", "vaegan"):
+    if name in ("blindspots", "curves", "live", "plots", "quality", "vaegan"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

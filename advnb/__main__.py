@@ -10,7 +10,7 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments; `run` is what it calls."""
     top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
-    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,vaegan,zoo}")
+    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,sweep,vaegan,zoo}")
 
     doctor = rooms.add_parser("doctor", help="is this machine ready? exit code 1 if not")
     doctor.set_defaults(run=_doctor)
@@ -26,6 +26,20 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--out", help="the atlas to write (default: the package's own)")
     build.add_argument("--seed", type=int, default=0, help="decides the order of the faces")
     build.set_defaults(run=_fonts_build)
+
+    curves = rooms.add_parser("sweep", help="S's generalization curves, cell by cell")
+    curves.add_argument("data", help="fonts, mnist, fashion, ... or an .npz")
+    curves.add_argument("--profile", help="smoke, course or paper (default: ADVNB_PROFILE)")
+    curves.add_argument("--workers", type=int, default=1, help="processes side by side")
+    curves.add_argument("--recipe", nargs="+", help="strategies (default: the figure's own)")
+    curves.add_argument("--attack", nargs="+", help="what is measured (default: the figure's own)")
+    curves.add_argument("--model", default="CNN")
+    curves.add_argument("-n", type=int, nargs="+", help="training images")
+    curves.add_argument("--seed", type=int, nargs="+")
+    curves.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    curves.add_argument("--cache", help="where finished cells lie (default: the user's cache)")
+    curves.add_argument("--out", help="a .csv to write the table to")
+    curves.set_defaults(run=_sweep)
 
     vaegan = rooms.add_parser("vaegan", help="the generative models of learned manifolds")
     verbs = vaegan.add_subparsers(required=True)
@@ -96,6 +110,23 @@ def _fonts_build(args: argparse.Namespace) -> None:
     print(f"{len(faces):,} usable faces; the first {fonts.N_FONTS:,} are FONTS, the rest unseen")
     if len(faces) < fonts.N_FONTS:
         raise ValueError(f"FONTS needs {fonts.N_FONTS:,} faces: name more folders")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from . import curves, files, profiles
+
+    cells = curves.figure(
+        args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,
+        n=args.n, seeds=args.seed, model=args.model,
+    )  # fmt: skip
+    table = curves.run(cells, cache=args.cache, device=args.device, workers=args.workers)
+    if args.out:
+        files.write(args.out, lambda path: table.to_csv(path, index=False))
+    print(curves.summary(table).to_string())
+    failed = int((table.error != "").sum())
+    if failed:
+        print(f"advnb: {failed} of {len(table)} cells failed; run it again", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _vaegan_train(args: argparse.Namespace) -> None:

@@ -3,27 +3,34 @@ what one cell of it measures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from .attacks import Attack
-from .checks import brief
-from .data import Dataset, load
+from .checks import brief, existing
+from .data import Dataset, cache_folder, load
 from .files import DamagedFileError, load_tensors, save_tensors
-from .learned import LearnedManifold
+from .learned import SHIPPED, LearnedManifold
 from .models import NETWORKS, accuracy
 from .perturbations import Affine, OnManifold, PerturbationSet, Pixels, manifold_of
+from .profiles import Profile
 from .recipes import Recipe, adversarial, augmented, combined, noisy, normal
 from .splits import Split
 from .stats import Rate
-from .sweeps import key
+from .sweeps import key, pool, shipped, sweep
 from .training import fit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EPS = ETA = 0.3  # S's radii: of pixels, and of codes and transforms
 LIMIT = 2.0  # S trains and counts on a learned manifold where all numbers of a code are this small
@@ -60,17 +67,17 @@ def _on_learned(data: Dataset) -> Recipe:
 RECIPES: dict[str, Callable[[Dataset], Recipe]] = {
     "normal": lambda data: normal(),
     "augmented": lambda data: augmented(form="printed"),
-    "augmented, plain": lambda data: augmented(),
+    "augmented-plain": lambda data: augmented(),
     "regular": _regular,
-    "regular, full": lambda data: adversarial(Attack(Pixels(EPS)), 1.0),
-    "regular, weak": lambda data: adversarial(Attack(Pixels(EPS)), keep="first"),
+    "regular-full": lambda data: adversarial(Attack(Pixels(EPS)), 1.0),
+    "regular-weak": lambda data: adversarial(Attack(Pixels(EPS)), keep="first"),
     "on-true": _on_true,
     "on-learned": _on_learned,
     "transformation": lambda data: adversarial(Attack(Affine(ETA))),
-    "regular and on-true": lambda data: combined([_regular(data), _on_true(data)]),
-    "regular and on-learned": lambda data: combined([_regular(data), _on_learned(data)]),
-    "random pixels": lambda data: noisy(Pixels(EPS)),
-    "random code": lambda data: noisy(true(data)),
+    "regular+on-true": lambda data: combined([_regular(data), _on_true(data)]),
+    "regular+on-learned": lambda data: combined([_regular(data), _on_learned(data)]),
+    "random-pixels": lambda data: noisy(Pixels(EPS)),
+    "random-code": lambda data: noisy(true(data)),
 }
 
 # what is measured: the error on test images, or the success of an attack on them
@@ -80,7 +87,7 @@ SETS: dict[str, Callable[[Dataset], PerturbationSet]] = {
     "on-learned": learned,
     "transformation": lambda data: Affine(ETA),
 }
-ATTACKS = ("error", *SETS)
+ATTACKS = ["error", *SETS]
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,7 @@ class Cell:
     epochs: int = 20
 
     def __post_init__(self) -> None:
-        known = {"model": NETWORKS, "recipe": RECIPES, "attack": ATTACKS}
-        for name, there in known.items():
+        for name, there in (("model", [*NETWORKS]), ("recipe", [*RECIPES]), ("attack", ATTACKS)):
             if getattr(self, name) not in there:
                 wrong = brief(getattr(self, name))
                 raise ValueError(f"{name} must be one of {', '.join(there)}; got {wrong}")
@@ -119,25 +125,106 @@ SIZES = {
 
 def grid(
     data: str,
-    recipes: Iterable[str],
-    n: Iterable[int],
-    seeds: Iterable[int],
-    attacks: Iterable[str] = ("error", "regular", "on-true"),
+    recipes: Sequence[str],
+    n: Sequence[int],
+    seeds: Sequence[int],
+    attacks: Sequence[str],
     model: str = "CNN",
     *,
-    images: int | None = None,
-    restarts: int | None = None,
-    epochs: int = 20,
+    profile: Profile | None = None,
 ) -> list[Cell]:
-    """Every combination as a cell, with S's sizes or these, or all images of a smaller set."""
-    cells = []
-    most = load(data).sizes[1]
-    for recipe, size, seed, attack in product(recipes, n, seeds, list(attacks)):
-        paper = SIZES.get(attack, (1, 1))
-        looked = min(most, images or paper[0])
-        starts = 1 if attack == "error" else restarts or paper[1]
-        cells.append(Cell(data, model, recipe, size, seed, attack, looked, starts, epochs))
+    """Every combination as a cell: with S's sizes, or a smaller profile's, at most those of the
+    test set."""
+    cells, most = [], load(data).sizes[1]
+    for recipe, size, seed, attack in product(recipes, n, seeds, attacks):
+        images, starts = SIZES.get(attack, (1, 1))
+        epochs = 20
+        if profile is not None and profile.name != "paper":
+            images = min(images, profile.tested if attack == "error" else profile.attacked)
+            starts, epochs = min(starts, profile.restarts), profile.epochs
+        cells.append(
+            Cell(data, model, recipe, size, seed, attack, min(most, images), starts, epochs)
+        )
     return cells
+
+
+def figure(
+    data: str,
+    profile: Profile,
+    *,
+    recipes: Sequence[str] | None = None,
+    attacks: Sequence[str] | None = None,
+    n: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    model: str = "CNN",
+) -> list[Cell]:
+    """The cells of S's Fig. 5 and 6 for a data set in a profile's sizes, or a part of them: the
+    strategies and attacks that can be had for it, at the profile's sizes and seeds."""
+    loaded = load(data)
+    known = loaded.manifold is not None
+    able = {"on-true": known, "on-learned": loaded.name in SHIPPED}
+    recipes = recipes or [recipe for recipe in FIGURE if able.get(recipe, True)]
+    attacks = attacks or [
+        a for a in ("error", "regular", "on-true", "on-learned") if able.get(a, True)
+    ]
+    return grid(
+        data, recipes, n or profile.curve, seeds or range(profile.seeds), attacks, model,
+        profile=profile,
+    )  # fmt: skip
+
+
+# the strategies of Fig. 5 and 6, in the order of its legend
+MEASURED = ("error", "regular", "on-true", "on-learned")
+FIGURE = ("normal", "augmented", "transformation", "on-true", "on-learned", "regular")
+
+
+def run(
+    cells: Sequence[Cell],
+    *,
+    cache: str | os.PathLike | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Sweep the cells on this machine; the trained models lie in the cache too."""
+    folder = Path(cache) if cache is not None else cache_folder() / "sweep"
+    measure = Measure(str(folder / "models"), device)
+    with pool(workers) if workers > 1 else nullcontext() as executor:
+        return sweep(cells, measure, cache=folder, executor=executor, progress=progress)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the seeds, its 95 % interval (Student's t) and their number, for every strategy,
+    attack and n. The interval is NaN for a single seed."""
+    import pandas as pd
+    from scipy.stats import t
+
+    done = table[table.error == ""] if "error" in table else table
+    rows = done.groupby(["data", "model", "recipe", "attack", "n"], sort=False).value
+    mean, count, spread = rows.mean(), rows.count(), rows.std()
+    half = spread / count**0.5 * t.ppf(0.975, (count - 1).where(count > 1))
+    low, high = (mean - half).clip(lower=0), (mean + half).clip(upper=1)
+    found = {"value": mean, "low": low, "high": high, "seeds": count}
+    return pd.DataFrame(found).reset_index()
+
+
+def printed(figure: str = "curves") -> pd.DataFrame:
+    """The numbers of S's figures: "curves" (Fig. 5 and 6), "combined" and "long" (Fig. 7),
+    "celeba" (Fig. 8), and the supplement's "models", "l2", "transfer", "variants" and
+    "class-agnostic". Columns data, model, recipe, n, error, attack, value."""
+    table = shipped("stutz2019")
+    if figure not in set(table.figure):
+        known = ", ".join(dict.fromkeys(table.figure))
+        raise ValueError(f"figure must be one of {known}; got {brief(figure)}")
+    return table[table.figure == figure].drop(columns="figure").reset_index(drop=True)
+
+
+VERSION = 1
+
+
+def _sha256(path: str) -> str:
+    with open(existing(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -147,7 +234,13 @@ class Measure:
 
     folder: str | None = None
     device: str = "cpu"
-    version: ClassVar[int] = 1  # to change where a name above comes to mean another thing
+
+    @staticmethod
+    def version(fields: Mapping[str, Any]) -> Any:
+        """What decides a result beside the cell's fields. To change where a name above comes to
+        mean another thing."""
+        name = str(fields["data"])
+        return [VERSION, _sha256(name)] if name.endswith(".npz") else VERSION
 
     def __call__(self, cell: Cell) -> Rate:
         model = self.model(cell)
@@ -160,6 +253,15 @@ class Measure:
         if cell.attack == "on-learned":
             return result.success_rate(correct="reconstruction", code_limit=LIMIT)
         return result.success_rate()
+
+    def cost(self, cell: Cell) -> float:
+        """About how long a cell takes, in forward and backward passes of the CNN: a model is
+        trained for the first of its attacks, "error"."""
+        if cell.attack != "error":
+            return cell.images * cell.restarts * (60 if cell.attack == "on-learned" else 20)
+        attacked = [p for p in RECIPES[cell.recipe](load(cell.data)).parts if p.attack is not None]
+        searched = sum(part.share * (part.attack.steps + 1) for part in attacked if part.attack)
+        return cell.n * cell.epochs * (1 + searched) + cell.images / 3
 
     def model(self, cell: Cell) -> nn.Module:
         """The cell's trained model, in eval mode on `device`."""

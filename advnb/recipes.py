@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .attacks import Attack
 from .checks import brief, number, whole
@@ -120,9 +120,9 @@ class Recipe:
         return [b - a for a, b in pairwise(whole)]
 
 
-def normal(**settings: object) -> Recipe:
+def normal(**settings: Any) -> Recipe:
     """Training on clean images; `settings` replace fields of the Recipe."""
-    return Recipe((Part(1.0),), **settings)  # type: ignore[arg-type]
+    return Recipe((Part(1.0),), **settings)
 
 
 def adversarial(
@@ -131,7 +131,7 @@ def adversarial(
     *,
     keep: Literal["first", "strongest"] = "strongest",
     within: float | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Recipe:
     """Adversarial training: `fraction` of every batch attacked, the rest clean (S eq. 2, 4, 5, by
     the attack's set); fraction=1 is Madry et al.'s form.
@@ -144,19 +144,19 @@ def adversarial(
     number("fraction", fraction, "a number in (0, 1]", lambda v: 0 < v <= 1)
     attacked = Part(fraction, replace(attack, keep=keep, restarts=1), within)
     clean = () if fraction == 1 else (Part(1 - fraction),)
-    return Recipe((*clean, attacked), **settings)  # type: ignore[arg-type]
+    return Recipe((*clean, attacked), **settings)
 
 
 def noisy(
-    set: PerturbationSet, fraction: float = 0.5, *, start: Start = "ball", **settings: object
+    set: PerturbationSet, fraction: float = 0.5, *, start: Start = "ball", **settings: Any
 ) -> Recipe:
     """Random changes from `set` in place of attacked ones: what adversarial training is to be
     held against. `start` is their distribution (see `Attack`)."""
-    return adversarial(Attack(set, steps=0, start=start), fraction, **settings)  # type: ignore[arg-type]
+    return adversarial(Attack(set, steps=0, start=start), fraction, **settings)
 
 
 def augmented(
-    eta: float = 0.3, *, form: Literal["plain", "printed"] = "plain", **settings: object
+    eta: float = 0.3, *, form: Literal["plain", "printed"] = "plain", **settings: Any
 ) -> Recipe:
     """Data augmentation: half of every batch moved, sheared, scaled and turned at random.
 

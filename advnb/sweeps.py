@@ -50,9 +50,11 @@ def sweep(
     found, `seconds`, `made` (the date), `machine` and `error`.
 
     Every finished cell is a file in the folder `cache` (default: the user's own) under the hash
-    of all that decides it: its fields, the name of `run`, and `run.version`, which is to change
-    whenever the same cell would give another result. The tables that ship with the package count
-    as finished cells too, unless `shipped` is False. What is killed goes on where it was.
+    of all that decides it: its fields, the name of `run`, and `run.version`, a value, or a
+    function of the fields, which is to change whenever the same cell would give another result.
+    The tables that ship with the package count as finished cells too, unless `shipped` is False.
+    What is killed goes on where it was. Where `run.cost(cell)` tells how long a cell takes, in
+    any unit, the bar's estimate follows it.
 
     `executor`: any of `concurrent.futures`' form, `pool(2)` say, or `Client.get_executor()` of
     dask.distributed; None runs the cells here, one by one. Cells that differ in the field
@@ -68,19 +70,23 @@ def sweep(
     fields = [_fields(cell) for cell in cells]
     keys = [key(cell, run) for cell in fields]
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
-    found = _shipped() if shipped else {}
-    found = {k: found.get(k) or _read(folder, k) for k in dict.fromkeys(keys)}
+    known = _shipped() if shipped else {}
+    found = {k: known.get(k) or _read(folder, k) for k in dict.fromkeys(keys)}
     groups: dict[Hashable, list[tuple[str, Any]]] = {}
     waiting = {k: cell for k, cell in zip(keys, cells) if found[k] is None}
     for k, cell in waiting.items():
         shared = json.dumps({n: v for n, v in _fields(cell).items() if n != within})
         groups.setdefault(shared, []).append((k, cell))
-    bar = tqdm(total=len(keys), initial=len(keys) - len(waiting), unit="cell", smoothing=0,
-               desc="sweep", disable=not progress)  # fmt: skip
+    cost = {k: getattr(run, "cost", lambda cell: 1.0)(cell) for k, cell in waiting.items()}
+    bar = tqdm(
+        total=sum(cost.values()), desc="sweep", disable=not (progress and waiting), smoothing=0,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+    )  # fmt: skip
     with bar:
-        for k, row in _results(list(groups.values()), run, folder, executor):
+        for done, (k, row) in enumerate(_results(list(groups.values()), run, folder, executor), 1):
             found[k] = row
-            bar.update(keys.count(k))
+            bar.set_description(f"{done} of {len(waiting)} cells", refresh=False)
+            bar.update(cost[k])
             if row["error"]:
                 told = " ".join(f"{n}={v}" for n, v in _fields(waiting[k]).items())
                 bar.write(f"FAILED: {told}\n{row['error']}")
@@ -92,7 +98,8 @@ def key(cell: Any, run: Callable) -> str:
     """The hash of all that decides a cell's result; see `sweep`."""
     named = run if hasattr(run, "__qualname__") else type(run)
     name = f"{named.__module__}.{named.__qualname__}"
-    decides = [_fields(cell), name, getattr(run, "version", 0)]
+    fields, version = _fields(cell), getattr(run, "version", 0)
+    decides = [fields, name, version(fields) if callable(version) else version]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -103,10 +110,11 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 
 def shipped(name: str) -> pd.DataFrame:
-    """A table of results that ships: "fonts" say. FileNotFoundError where there is none."""
+    """A table that ships: "fonts", say, or "stutz2019", that paper's printed numbers.
+    FileNotFoundError where there is none."""
     import pandas as pd
 
-    return pd.read_csv(existing(RESULTS / f"{name}.csv"), keep_default_na=False, na_values=[""])
+    return pd.read_csv(existing(RESULTS / f"{name}.csv"))
 
 
 def _shipped() -> dict[str, Fields]:
@@ -115,9 +123,10 @@ def _shipped() -> dict[str, Fields]:
 
     found: dict[str, Fields] = {}
     for path in sorted(RESULTS.glob("*.csv")):
-        for row in shipped(path.stem).to_dict("records"):
-            row = {n: ("" if n == "error" else None) if pd.isna(v) else v for n, v in row.items()}
-            found[str(row.pop("key"))] = row
+        for row in pd.read_csv(path).to_dict("records"):
+            if "key" in row:  # else a paper's numbers
+                kept = {str(n): None if pd.isna(v) else v for n, v in row.items() if n != "key"}
+                found[row["key"]] = kept | {"error": ""}
     return found
 
 
@@ -198,7 +207,9 @@ def _one(cell: Any, run: Callable, folder: Path, k: str) -> Fields:
             value = {"value": value.value, "low": value.low, "high": value.high, "of": value.n}
         found = _fields({n: _plain(v) for n, v in value.items()})
         if taken := {*found, "seconds", "made", "machine", "error"} & {*_fields(cell)}:
-            raise ValueError(f"both the cell and its result have a field {taken.pop()!r}: rename it")
+            raise ValueError(
+                f"both the cell and its result have a field {taken.pop()!r}: rename it"
+            )
     except Exception:  # told in the table; the others go on
         return _failed(traceback.format_exc())
     row = found | {
