@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -34,7 +34,8 @@ class Attack:
     `keep="first"`: the first fooling iterate is the result and the image leaves the batch, so
     that the cost follows what is left (evaluation; S). `keep="strongest"`: every step runs;
     until the label flips the newest iterate is kept, from then on the one of highest loss (S's
-    adversarial training).
+    adversarial training). `keep="smallest"`: every step runs, and of the fooling iterates that of
+    the smallest change is kept.
 
     `loss` is "ce", "margin" or a function (logits [N, K], labels [N]) -> [N]. Random starts
     depend on `seed` alone; `batch_size` only decides memory and speed (by default 200 on a CPU,
@@ -49,7 +50,7 @@ class Attack:
     restarts: int = 1
     start: Start = "ball"
     loss: Literal["ce", "margin"] | Loss = "ce"
-    keep: Literal["first", "strongest"] = "first"
+    keep: Literal["first", "strongest", "smallest"] = "first"
     batch_size: int | None = None
     seed: int = 0
 
@@ -58,7 +59,11 @@ class Attack:
             if name != "batch_size" or self.batch_size is not None:
                 whole(name, getattr(self, name), least)
         number("lr", self.lr, "a positive number", lambda v: 0 < v < math.inf)
-        choices = {"optimizer": ("adam", "sign"), "start": STARTS, "keep": ("first", "strongest")}
+        choices = {
+            "optimizer": ("adam", "sign"),
+            "start": STARTS,
+            "keep": ("first", "strongest", "smallest"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}; got {brief(getattr(self, name))}")
@@ -72,13 +77,19 @@ class Attack:
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
         """Attack every image of `split`; the result is on the split's device."""
         check(model, split)
+        runs = [self._search(model, split, restart).finish() for restart in range(self.restarts)]
+        return self.result(model, split, runs)
+
+    def result(
+        self, model: nn.Module, split: Split, runs: Sequence[tuple[Tensor, Tensor, Tensor]]
+    ) -> AttackResult:
+        """The result of restarts that were run: codes, success and first fooling step of each."""
         correct = self._correct(model, split)
         reconstructed = correct
         region = self.set.region(split)
         if region.origin.shape != split.x.shape:  # a code: what it stands for may not be x itself
             start = decoded(self.set, region.origin, split)
             reconstructed = self._correct(model, split.with_x(start))
-        runs = [self._search(model, split, restart).finish() for restart in range(self.restarts)]
         code, success, first = (torch.stack(parts).to(split.y.device) for parts in zip(*runs))
         return AttackResult(self, split, correct, reconstructed, success, first, code)
 

@@ -4,11 +4,12 @@ what one cell of it measures."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .attacks import Attack
-from .checks import brief, existing
+from .checks import brief, existing, whole
 from .data import Dataset, cache_folder, load
 from .files import DamagedFileError, load_tensors, save_tensors
 from .learned import SHIPPED, LearnedManifold
@@ -189,6 +190,7 @@ def run(
     """Sweep the cells on this machine; the trained models lie in the cache too."""
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
     measure = Measure(str(folder / "models"), device)
+    workers = whole("workers", workers, 1)
     with pool(workers) if workers > 1 else nullcontext() as executor:
         return sweep(cells, measure, cache=folder, executor=executor, progress=progress)
 
@@ -199,8 +201,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import t
 
-    done = table[table.error == ""] if "error" in table else table
-    rows = done.groupby(["data", "model", "recipe", "attack", "n"], sort=False).value
+    done = table[table.error == ""]
+    if done.empty:
+        return pd.DataFrame(columns=[*TRAINED, "attack", "value", "low", "high", "seeds"])
+    same = [name for name in Cell.__dataclass_fields__ if name != "seed"]
+    rows = done.groupby(same, sort=False).value
     mean, count, spread = rows.mean(), rows.count(), rows.std()
     half = spread / count**0.5 * t.ppf(0.975, (count - 1).where(count > 1))
     low, high = (mean - half).clip(lower=0), (mean + half).clip(upper=1)
@@ -244,7 +249,7 @@ class Measure:
 
     def __call__(self, cell: Cell) -> Rate:
         model = self.model(cell)
-        test = _test(cell.data, cell.images, self.device)
+        test = _test(cell.data, str(self.version(vars(cell))), cell.images, self.device)
         if cell.attack == "error":
             right = accuracy(model, test)
             return Rate(1 - right.value, 1 - right.high, 1 - right.low, right.n)
@@ -265,36 +270,48 @@ class Measure:
 
     def model(self, cell: Cell) -> nn.Module:
         """The cell's trained model, in eval mode on `device`."""
-        return _trained(self, *(getattr(cell, n) for n in TRAINED))
+        about = {name: getattr(cell, name) for name in TRAINED}
+        return _trained(self, json.dumps(about), key(about, self))
 
 
 TRAINED = ("data", "model", "recipe", "n", "seed", "epochs")  # what decides a cell's model
 
 
 @lru_cache(maxsize=1)
-def _trained(
-    run: Measure, name: str, network: str, recipe: str, n: int, seed: int, epochs: int
-) -> nn.Module:
-    data = load(name)
-    model = NETWORKS[network](seed, shape=data.shape, classes=len(data.classes)).to(run.device)
-    about = dict(zip(TRAINED, (name, network, recipe, n, seed, epochs)))
-    path = Path(run.folder) / f"{key(about, run)}.safetensors" if run.folder else None
+def _trained(run: Measure, about: str, k: str) -> nn.Module:
+    """The model of TRAINED's fields, whose key is `k`."""
+    cell = json.loads(about)
+    data = load(cell["data"])
+    path = Path(run.folder) / f"{k}.safetensors" if run.folder else None
     if path is not None and path.exists():
         try:
+            model = _new(cell, data, run.device)
             model.load_state_dict(load_tensors(path)[0])
             return model.eval()
         except (DamagedFileError, RuntimeError):
-            path.unlink()  # trained again below
-    checkpoint = path.with_suffix(".checkpoint") if path else None
-    split = data.train(n).to(run.device)
-    fit(model, split, RECIPES[recipe](data), epochs=epochs, seed=seed, checkpoint=checkpoint,
-        progress=False)  # fmt: skip
-    if path is not None and checkpoint is not None:
-        save_tensors(path, model.state_dict(), **about)
+            pass  # trained again
+    model, checkpoint = _new(cell, data, run.device), path and path.with_suffix(".checkpoint")
+    train = partial(
+        fit, split=data.train(cell["n"]).to(run.device), recipe=RECIPES[cell["recipe"]](data),
+        epochs=cell["epochs"], seed=cell["seed"], progress=False,
+    )  # fmt: skip
+    try:
+        train(model, checkpoint=checkpoint)
+    except DamagedFileError:
+        assert checkpoint is not None
         checkpoint.unlink()
+        model = train(_new(cell, data, run.device), checkpoint=checkpoint)
+    if path is not None and checkpoint is not None:
+        save_tensors(path, model.state_dict(), **cell)
+        checkpoint.unlink(missing_ok=True)  # another process may have been at the same
     return model
 
 
+def _new(cell: dict[str, Any], data: Dataset, device: str) -> nn.Module:
+    network = NETWORKS[cell["model"]](cell["seed"], shape=data.shape, classes=len(data.classes))
+    return network.to(device)
+
+
 @lru_cache(maxsize=3)
-def _test(name: str, images: int, device: str) -> Split:
+def _test(name: str, version: str, images: int, device: str) -> Split:
     return load(name).test(images).to(device)

@@ -187,7 +187,8 @@ class Region:
     origin: Tensor
     low: Tensor
     high: Tensor
-    middle: Tensor
+    middle: Tensor  # of the range, without the ball
+    half: Tensor
     eps: float
     norm: Norm
 
@@ -198,7 +199,7 @@ class Region:
         origin = origin.detach()
         low = torch.as_tensor(low, dtype=origin.dtype, device=origin.device)
         high = torch.as_tensor(high, dtype=origin.dtype, device=origin.device)
-        middle = (low + high) / 2
+        middle, half = (low + high) / 2, (high - low) / 2
         if norm == "linf":  # ball and range are one box: intersect them here, once
             radius = torch.tensor(eps, dtype=origin.dtype, device=origin.device)
             if radius.item() > eps:
@@ -216,14 +217,22 @@ class Region:
             step = torch.finfo(origin.dtype).eps
             size = max(origin.abs().max().item() + eps, 1.0)
             eps = max(eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4, 0.0)
-        return Region(origin, low, high, middle, eps, norm)
+        return Region(origin, low, high, middle, half, eps, norm)
 
     def __getitem__(self, rows: slice | Tensor) -> Region:
         def pick(t: Tensor) -> Tensor:
             return t[rows] if t.ndim == self.origin.ndim else t
 
         low, high = pick(self.low), pick(self.high)
-        return Region(self.origin[rows], low, high, self.middle, self.eps, self.norm)
+        return replace(self, origin=self.origin[rows], low=low, high=high)
+
+    def size(self, code: Tensor) -> Tensor:
+        """The norm of each row's change, [N]."""
+        return norms(code - self.origin, self.norm)
+
+    def weighed(self, losses: Tensor, code: Tensor) -> Tensor:
+        """What the search maximises: the losses [N], as the radius bounds what a change costs."""
+        return losses
 
     def project_(self, code: Tensor) -> Tensor:
         """Move codes, in place, to allowed ones: the nearest for L-infinity.

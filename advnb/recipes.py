@@ -65,6 +65,8 @@ class Part:
         number("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
         if self.within is not None:
             number("within", self.within, "a positive number or None", lambda v: 0 < v < math.inf)
+            if self.attack is None:
+                raise ValueError("within is for parts that are attacked: give an attack as well")
         if self.attack is not None and not isinstance(self.attack, Attack):
             raise ValueError(
                 f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(self.attack)}"
@@ -178,8 +180,8 @@ def combined(recipes: Sequence[Recipe]) -> Recipe:
     recipes = list(recipes)
     if not recipes or not all(isinstance(r, Recipe) for r in recipes):
         raise ValueError(f"combined needs a list of recipes; got {brief(recipes)}")
-    bare = {replace(r, parts=(Part(1.0),)) for r in recipes}
-    if len(bare) > 1:
+    bare = [replace(r, parts=(Part(1.0),)) for r in recipes]
+    if any(other != bare[0] for other in bare):
         raise ValueError("the recipes differ in more than their parts: give all the same settings")
     parts = [part for r in recipes for part in r.parts]
     clean = sum(part.share for part in parts if part.attack is None) / len(recipes)

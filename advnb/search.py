@@ -74,7 +74,12 @@ class Search:
         count = 2 if attack.optimizer == "adam" else 0
         self.moments = [torch.zeros_like(self.code) for _ in range(count)]
         self.score = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
-        self.record = self._record_first if attack.keep == "first" else self._record_strongest
+        self.size = torch.full((n,), math.inf, device=device)
+        self.record = {
+            "first": self._record_first,
+            "strongest": self._record_strongest,
+            "smallest": self._record_smallest,
+        }[attack.keep]
 
     def run(self) -> Iterator[int]:
         """Yield 0, 1, ... `steps`, each after that iterate has been evaluated and recorded."""
@@ -105,7 +110,7 @@ class Search:
 
     def current(self) -> Tensor:
         """Codes that the result would hold if the search ended here, [N, ...]."""
-        if self.attack.keep == "strongest":
+        if self.attack.keep != "first":
             return self.kept.clone()
         kept = self.kept.clone()
         kept[self.rows[self.left]] = self.code[self.left]
@@ -136,6 +141,7 @@ class Search:
                 f"the loss must return one number per image, {list(part.y.shape)}, and keep the "
                 f"way back to the image; it returned {list(losses.shape)}"
             )
+        losses = self.region[chunk].weighed(losses, code)
         if not losses.isfinite().all():
             raise ValueError("the loss is NaN or infinite: check the loss function")
         self.record(step, chunk, losses.detach().float(), output.detach().argmax(1) != part.y)
@@ -159,6 +165,16 @@ class Search:
         self.kept[chunk][better] = self.code[chunk][better]
         self.fooled[chunk][better] = fooled[better]
         first[fooled & (first < 0)] = step
+
+    def _record_smallest(self, step: int, chunk: slice, losses: Tensor, fooled: Tensor) -> None:
+        size = self.region[chunk].size(self.code[chunk])
+        first = self.first[chunk]
+        better = torch.where(fooled, size < self.size[chunk], first < 0)
+        self.loss[chunk][better] = losses[better]
+        self.kept[chunk][better] = self.code[chunk][better]
+        self.size[chunk][better & fooled] = size[better & fooled]
+        first[fooled & (first < 0)] = step
+        self.fooled[chunk] |= fooled
 
     def _update(self, t: int, chunk: slice, gradient: Tensor | None) -> None:
         """Update number t of a chunk's codes, in place: ascend, then back into the region."""

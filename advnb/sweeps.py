@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
+import threading
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import date
 from multiprocessing import get_context
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = Path(__file__).parent / "results"
+ABOUT = ("seconds", "made", "machine", "error", "key")  # columns of the table itself
 Fields = dict[str, Any]  # of a cell, or of what was found for it: names to plain values
 
 
@@ -40,29 +43,31 @@ def sweep(
     cache: str | os.PathLike | None = None,
     executor: Executor | None = None,
     shipped: bool = True,
-    within: str = "attack",
+    within: Sequence[str] = ("attack", "images", "restarts"),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Run every cell that is not finished yet; a table with a row for each, in their order.
 
     A cell is a frozen dataclass or a mapping of names to plain values (texts, numbers, None), and
     `run(cell)` returns a `Rate` or a mapping of such. A row holds the cell's fields, what was
-    found, `seconds`, `made` (the date), `machine` and `error`.
+    found, `seconds`, `made` (the date), `machine`, `error` and `key`.
 
     Every finished cell is a file in the folder `cache` (default: the user's own) under the hash
     of all that decides it: its fields, the name of `run`, and `run.version`, a value, or a
     function of the fields, which is to change whenever the same cell would give another result.
+    Of a function that has none its source is taken, which does not tell what it reads elsewhere.
     The tables that ship with the package count as finished cells too, unless `shipped` is False.
     What is killed goes on where it was. Where `run.cost(cell)` tells how long a cell takes, in
     any unit, the bar's estimate follows it.
 
     `executor`: any of `concurrent.futures`' form, `pool(2)` say, or `Client.get_executor()` of
-    dask.distributed; None runs the cells here, one by one. Cells that differ in the field
+    dask.distributed; None runs the cells here, one by one. Cells that differ in the fields
     `within` alone run one after another in one process, so that a trained model can serve all of
     them. Each runs on one thread of torch, so that no executor can decide a result.
 
     A cell that fails is told with its traceback, has it under `error`, and is tried again next
-    time; the others go on. ValueError for cells that are not of this form.
+    time; the others go on. ValueError for cells that are not of this form, and for a `run` that
+    cannot be told from another.
     """
     import pandas as pd
 
@@ -75,9 +80,9 @@ def sweep(
     groups: dict[Hashable, list[tuple[str, Any]]] = {}
     waiting = {k: cell for k, cell in zip(keys, cells) if found[k] is None}
     for k, cell in waiting.items():
-        shared = json.dumps({n: v for n, v in _fields(cell).items() if n != within})
+        shared = json.dumps({n: v for n, v in _fields(cell).items() if n not in within})
         groups.setdefault(shared, []).append((k, cell))
-    cost = {k: getattr(run, "cost", lambda cell: 1.0)(cell) for k, cell in waiting.items()}
+    cost = {k: _cost(run, cell) for k, cell in waiting.items()}
     bar = tqdm(
         total=sum(cost.values()), desc="sweep", disable=not (progress and waiting), smoothing=0,
         bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
@@ -90,23 +95,59 @@ def sweep(
             if row["error"]:
                 told = " ".join(f"{n}={v}" for n, v in _fields(waiting[k]).items())
                 bar.write(f"FAILED: {told}\n{row['error']}")
-    rows = [cell | (found[k] or {}) for k, cell in zip(keys, fields)]
-    return pd.DataFrame(rows)
+    rows = [(found[k] or {}) | cell | {"key": k} for k, cell in zip(keys, fields)]
+    order = dict.fromkeys([*fields[0], *rows[0]]) if rows else None
+    return pd.DataFrame(rows, columns=None if order is None else [*order, *_others(rows, order)])
+
+
+def _cost(run: Callable, cell: Any) -> float:
+    try:
+        return float(getattr(run, "cost", lambda cell: 1.0)(cell))
+    except Exception:  # a cell that cannot run: told when its turn comes
+        return 1.0
 
 
 def key(cell: Any, run: Callable) -> str:
     """The hash of all that decides a cell's result; see `sweep`."""
-    named = run if hasattr(run, "__qualname__") else type(run)
-    name = f"{named.__module__}.{named.__qualname__}"
-    fields, version = _fields(cell), getattr(run, "version", 0)
-    decides = [fields, name, version(fields) if callable(version) else version]
+    fields, named = _fields(cell), run if hasattr(run, "__qualname__") else type(run)
+    version = getattr(run, "version", None)
+    if version is None:
+        version = _source(run)
+    decides = [
+        fields,
+        f"{named.__module__}.{named.__qualname__}",
+        version(fields) if callable(version) else version,
+    ]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _source(run: Callable) -> str:
+    try:
+        if inspect.isfunction(run):
+            return inspect.getsource(run)
+    except OSError:  # typed in where nothing keeps it
+        pass
+    raise ValueError(f"{brief(run)} cannot be told from another run: give it a `version`")
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
     """Fresh processes to sweep on; close it, or use it in a `with`. (A forked copy of a process
     that has used torch's threads may hang, so these are not.)"""
-    return ProcessPoolExecutor(whole("workers", workers, 1), mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(
+        whole("workers", workers, 1), mp_context=get_context("spawn"), initializer=_follow
+    )
+
+
+def _follow() -> None:
+    """End this process when its parent is gone: nobody else would."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def shipped(name: str) -> pd.DataFrame:
@@ -123,20 +164,22 @@ def _shipped() -> dict[str, Fields]:
 
     found: dict[str, Fields] = {}
     for path in sorted(RESULTS.glob("*.csv")):
-        for row in pd.read_csv(path).to_dict("records"):
+        for row in pd.read_csv(path, float_precision="round_trip").to_dict("records"):
             if "key" in row:  # else a paper's numbers
-                kept = {str(n): None if pd.isna(v) else v for n, v in row.items() if n != "key"}
-                found[row["key"]] = kept | {"error": ""}
+                kept = {str(n): None if pd.isna(v) else v for n, v in row.items()}
+                found[str(kept.pop("key"))] = kept | {"error": ""}
     return found
 
 
-def ship(table: pd.DataFrame, name: str, run: Callable, names: Sequence[str]) -> Path:
-    """Write a sweep's finished cells to the package's table `name`, under the keys of `run`; the
-    cells' fields are `names`."""
+def ship(table: pd.DataFrame, name: str) -> Path:
+    """Write a sweep's finished cells as the package's table `name`."""
     done = table[table.error == ""].drop(columns="error")
-    plain = [dict(zip(names, row)) for row in done[list(names)].itertuples(index=False)]
-    done.insert(0, "key", [key({n: _plain(v) for n, v in c.items()}, run) for c in plain])
     return write(RESULTS / f"{name}.csv", lambda path: done.to_csv(path, index=False))
+
+
+def _others(rows: list[Fields], known: Iterable[str]) -> list[str]:
+    """Names that only later rows have."""
+    return [*dict.fromkeys(n for row in rows for n in row if n not in set(known))]
 
 
 def _plain(value: Any) -> Any:
@@ -146,15 +189,23 @@ def _plain(value: Any) -> Any:
 def _fields(cell: Any) -> Fields:
     """A cell as names and plain values."""
     fields = asdict(cell) if is_dataclass(cell) and not isinstance(cell, type) else cell
-    if not isinstance(fields, Mapping) or not fields or not all(
-        isinstance(n, str) and (v is None or isinstance(v, str | int | float))
-        for n, v in fields.items()
-    ):  # fmt: skip
+    if not _is_plain(fields):
         raise ValueError(
             "a cell must be a dataclass or a mapping of names to texts, numbers or None; got "
             f"{brief(cell)}"
         )
     return dict(fields)
+
+
+def _is_plain(fields: Any) -> bool:
+    return (
+        isinstance(fields, Mapping)
+        and len(fields) > 0
+        and all(
+            isinstance(n, str) and (v is None or isinstance(v, str | int | float))
+            for n, v in fields.items()
+        )
+    )
 
 
 def _results(
@@ -169,20 +220,25 @@ def _results(
             for k, cell in group:
                 yield k, _one(cell, run, folder, k)
         return
-    futures: dict[Future, list[tuple[str, Any]]] = {
-        executor.submit(_group, group, run, str(folder)): group for group in groups
-    }
+    futures: dict[Future, list[tuple[str, Any]]] = {}
     try:
-        for future in as_completed(futures):
+        for group in groups:
+            try:  # the last argument: dask takes equal calls for one, and remembers failures
+                future = executor.submit(_group, group, run, str(folder), uuid.uuid4().hex)
+            except Exception as error:  # a worker died, or the executor was closed
+                future = Future()
+                future.set_exception(error)
+            futures[future] = group
+        for future in as_completed(list(futures)):
             group = futures.pop(future)
             try:
                 done = future.result()
-            except Exception:  # the worker died, or the cells cannot be sent to it
-                why = traceback.format_exc()
+            except Exception as error:  # the worker died, or the cells cannot be sent to it
+                why = "".join(traceback.format_exception_only(error))
                 # what it had finished is there
                 done = {k: _read(folder, k) or _failed(why) for k, _ in group}
             for k, row in done.items():
-                if not row["error"] and not _path(folder, k).exists():
+                if not row["error"] and _read(folder, k) is None:
                     _keep(folder, k, row)  # the worker has another disk
                 yield k, row
     finally:
@@ -190,7 +246,9 @@ def _results(
             future.cancel()
 
 
-def _group(group: list[tuple[str, Any]], run: Callable, folder: str) -> dict[str, Fields]:
+def _group(
+    group: list[tuple[str, Any]], run: Callable, folder: str, call: str
+) -> dict[str, Fields]:
     return {k: _one(cell, run, Path(folder), k) for k, cell in group}
 
 
@@ -201,15 +259,17 @@ def _one(cell: Any, run: Callable, folder: Path, k: str) -> Fields:
         return done
     began = time.perf_counter()
     try:
-        with _one_thread():
+        with _one_thread:
             value = run(cell)
         if isinstance(value, Rate):  # a cell's own n is most likely that of its training images
             value = {"value": value.value, "low": value.low, "high": value.high, "of": value.n}
-        found = _fields({n: _plain(v) for n, v in value.items()})
-        if taken := {*found, "seconds", "made", "machine", "error"} & {*_fields(cell)}:
+        found = {n: _plain(v) for n, v in value.items()} if isinstance(value, Mapping) else value
+        if not _is_plain(found):
             raise ValueError(
-                f"both the cell and its result have a field {taken.pop()!r}: rename it"
+                f"a result must be a Rate or a mapping of plain values: {brief(value)}"
             )
+        if taken := found.keys() & {*_fields(cell), *ABOUT}:
+            raise ValueError(f"the table has a column {taken.pop()!r} already: rename the result's")
     except Exception:  # told in the table; the others go on
         return _failed(traceback.format_exc())
     row = found | {
@@ -232,14 +292,27 @@ def _processor() -> str:
     return f"one thread, {platform.machine()} CPU"
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class _OneThread:
+    """Torch's own threads down to one while anybody is inside: the setting is the process's."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.threads = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.threads = torch.get_num_threads()
+            self.inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.set_num_threads(self.threads)
+
+
+_one_thread = _OneThread()
 
 
 def _path(folder: Path, k: str) -> Path:
@@ -266,6 +339,9 @@ def _read(folder: Path, k: str) -> Fields | None:
         return kept["row"]
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, LookupError, OSError, RecursionError):
+    except OSError as error:
+        warnings.warn(f"{path} cannot be read ({error.strerror}): that cell runs", stacklevel=2)
+        return None
+    except (ValueError, TypeError, LookupError, RecursionError):
         warnings.warn(f"{path} is damaged: that cell runs again", stacklevel=2)
         return None
