@@ -10,6 +10,7 @@ try:
     from .attacks import Attack, AttackResult, AttackWarning
     from .blindspots import scale_shift, valid_shift
     from .data import Dataset, load
+    from .minimal import CarliniWagner
     from .models import accuracy
     from .perturbations import Affine, OnManifold, Pixels
     from .profiles import Profile, profile
@@ -29,6 +30,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AttackWarning",
+    "CarliniWagner",
     "Dataset",
     "OnManifold",
     "Pixels",

@@ -195,6 +195,13 @@ class AttackResult:
         steps = range(self.attack.steps + 1)
         return [((first >= 0) & (first <= k)).float().mean().item() for k in steps]
 
+    def transferred(self, model: nn.Module) -> Rate:
+        """Share of (image, restart) pairs that `model`, which was not attacked, gets wrong, of
+        images that both models classify correctly (S's transfer attacks)."""
+        right = self.correct & (logits(model, self.split).argmax(1) == self.split.y)
+        wrong = [logits(model, self.split.with_x(x)).argmax(1) != self.split.y for x in self.x]
+        return rate(torch.stack(wrong)[:, right])
+
     def mean_distance(self) -> float:
         """Mean norm of successful changes of correctly classified images (S Fig. 8), in the norm
         of the set; NaN where there is none."""

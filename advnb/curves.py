@@ -8,11 +8,11 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -20,9 +20,11 @@ from .attacks import Attack
 from .checks import brief, existing, whole
 from .data import Dataset, cache_folder, load
 from .files import DamagedFileError, load_tensors, save_tensors
+from .fonts import unseen_faces
 from .learned import SHIPPED, LearnedManifold
+from .minimal import CarliniWagner
 from .models import NETWORKS, accuracy
-from .perturbations import Affine, OnManifold, PerturbationSet, Pixels, manifold_of
+from .perturbations import Affine, Norm, OnManifold, PerturbationSet, Pixels, manifold_of
 from .profiles import Profile
 from .recipes import Recipe, adversarial, augmented, combined, noisy, normal
 from .splits import Split
@@ -33,13 +35,13 @@ from .training import fit
 if TYPE_CHECKING:
     import pandas as pd
 
-EPS = ETA = 0.3  # S's radii: of pixels, and of codes and transforms
+Make = Callable[[Dataset], Recipe]
+Keep = Literal["first", "strongest"]
+
+EPS = ETA = 0.3  # S's radii in L-infinity: of pixels, and of codes and transforms
+EPS_L2 = 1.5  # of pixels in L2; that of codes stays the same
 LIMIT = 2.0  # S trains and counts on a learned manifold where all numbers of a code are this small
-
-
-def true(data: Dataset) -> PerturbationSet:
-    """What S's attacks on the known manifold search."""
-    return OnManifold(manifold_of(data.train(1)), ETA)
+SOURCE = 10_000, 1000  # images and seed of the normal model whose examples are transferred
 
 
 @lru_cache(maxsize=4)
@@ -47,48 +49,59 @@ def _manifold(name: str) -> LearnedManifold:
     return LearnedManifold.load(name)
 
 
-def learned(data: Dataset) -> PerturbationSet:
-    """What S's attacks on a learned manifold search: that which ships."""
-    return OnManifold(_manifold(data.name), ETA)
+# what the attacks search; on a learned manifold, that which ships
+SETS: dict[str, Callable[[Dataset, Norm], PerturbationSet]] = {
+    "regular": lambda data, norm: Pixels(EPS if norm == "linf" else EPS_L2, norm),
+    "on-true": lambda data, norm: OnManifold(manifold_of(data.train(1)), ETA, norm),
+    "on-learned": lambda data, norm: OnManifold(_manifold(data.name), ETA, norm),
+    "transformation": lambda data, norm: Affine(ETA, norm),
+}
 
 
-def _regular(data: Dataset) -> Recipe:
-    return adversarial(Attack(Pixels(EPS)))
+def searched(data: Dataset, name: str) -> PerturbationSet:
+    """The set of a strategy or attack by its name: L2 where that says "l2" or "cw"."""
+    base, _, form = name.rpartition("-") if name.endswith(("-l2", "-cw")) else (name, "", "")
+    return SETS[base](data, "l2" if form else "linf")
 
 
-def _on_true(data: Dataset) -> Recipe:
-    return adversarial(Attack(true(data)))
+def _against(name: str, fraction: float = 0.5, keep: Keep = "strongest") -> Make:
+    """Adversarial training against a set."""
+    within = LIMIT if name.startswith("on-learned") else None
+    return lambda data: adversarial(
+        Attack(searched(data, name)), fraction, keep=keep, within=within
+    )
 
 
-def _on_learned(data: Dataset) -> Recipe:
-    return adversarial(Attack(learned(data)), within=LIMIT)
+def _both(*names: str) -> Make:
+    return lambda data: combined([_against(name)(data) for name in names])
 
 
 # S's strategies and what is to be held against them, each by a name
-RECIPES: dict[str, Callable[[Dataset], Recipe]] = {
+RECIPES: dict[str, Make] = {
     "normal": lambda data: normal(),
     "augmented": lambda data: augmented(form="printed"),
     "augmented-plain": lambda data: augmented(),
-    "regular": _regular,
-    "regular-full": lambda data: adversarial(Attack(Pixels(EPS)), 1.0),
-    "regular-weak": lambda data: adversarial(Attack(Pixels(EPS)), keep="first"),
-    "on-true": _on_true,
-    "on-learned": _on_learned,
-    "transformation": lambda data: adversarial(Attack(Affine(ETA))),
-    "regular+on-true": lambda data: combined([_regular(data), _on_true(data)]),
-    "regular+on-learned": lambda data: combined([_regular(data), _on_learned(data)]),
-    "random-pixels": lambda data: noisy(Pixels(EPS)),
-    "random-code": lambda data: noisy(true(data)),
+    **{name: _against(name) for name in SETS},
+    **{f"{name}-l2": _against(f"{name}-l2") for name in ("regular", "on-true", "on-learned")},
+    "regular-full": _against("regular", 1.0),
+    "regular-weak": _against("regular", keep="first"),
+    "regular+on-true": _both("regular", "on-true"),
+    "regular+on-learned": _both("regular", "on-learned"),
+    "regular+transformation": _both("regular", "transformation"),
+    "random-pixels": lambda data: noisy(searched(data, "regular")),
+    "random-code": lambda data: noisy(searched(data, "on-true")),
 }
 
-# what is measured: the error on test images, or the success of an attack on them
-SETS: dict[str, Callable[[Dataset], PerturbationSet]] = {
-    "regular": lambda data: Pixels(EPS),
-    "on-true": true,
-    "on-learned": learned,
-    "transformation": lambda data: Affine(ETA),
-}
-ATTACKS = ["error", *SETS]
+# What is measured: the error on test images, or an attack's success on them; "-l2" and "-cw" are
+# S's L2 attacks, "-transfer" those found for another model, and "-unseen" is measured on faces
+# that FONTS does not have.
+BASE = ["error", *SETS]
+ATTACKS = [
+    *BASE,
+    *(f"{name}-{form}" for name in ("regular", "on-true", "on-learned") for form in ("l2", "cw")),
+    *(f"{name}-transfer" for name in SETS),
+    *(f"{name}-unseen" for name in ("error", "regular", "on-true")),
+]
 
 
 @dataclass(frozen=True)
@@ -134,14 +147,17 @@ def grid(
     *,
     profile: Profile | None = None,
 ) -> list[Cell]:
-    """Every combination as a cell: with S's sizes, or a smaller profile's, at most those of the
-    test set."""
+    """Every combination as a cell: 20 epochs, and S's test images and starts, or a smaller
+    profile's; never more images than the test set has."""
     cells, most = [], load(data).sizes[1]
     for recipe, size, seed, attack in product(recipes, n, seeds, attacks):
-        images, starts = SIZES.get(attack, (1, 1))
+        base, _, form = attack.rpartition("-") if attack not in BASE else (attack, "", "")
+        images, starts = SIZES[base]
+        if form in ("l2", "cw"):
+            starts = 1
         epochs = 20
         if profile is not None and profile.name != "paper":
-            images = min(images, profile.tested if attack == "error" else profile.attacked)
+            images = min(images, 10_000 if attack == "error" else profile.attacked)
             starts, epochs = min(starts, profile.restarts), profile.epochs
         cells.append(
             Cell(data, model, recipe, size, seed, attack, min(most, images), starts, epochs)
@@ -248,14 +264,24 @@ class Measure:
         return [VERSION, _sha256(name)] if name.endswith(".npz") else VERSION
 
     def __call__(self, cell: Cell) -> Rate:
-        model = self.model(cell)
+        model, base = self.model(cell), cell.attack.removesuffix("-unseen")
         test = _test(cell.data, str(self.version(vars(cell))), cell.images, self.device)
-        if cell.attack == "error":
+        if base != cell.attack:
+            test = unseen_faces(test)
+        if base == "error":
             right = accuracy(model, test)
             return Rate(1 - right.value, 1 - right.high, 1 - right.low, right.n)
-        attack = Attack(SETS[cell.attack](load(cell.data)), restarts=cell.restarts, seed=cell.seed)
+        name = base.removesuffix("-transfer")
+        found = searched(load(cell.data), name)
+        attack: Attack | CarliniWagner = Attack(found, restarts=cell.restarts, seed=cell.seed)
+        if name.endswith("-cw"):
+            attack = CarliniWagner.printed(found, cell.seed)
+        if name != base:
+            n, seed = SOURCE
+            other = self.model(replace(cell, recipe="normal", n=n, seed=seed))
+            return attack(other, test).transferred(model)
         result = attack(model, test)
-        if cell.attack == "on-learned":
+        if name.startswith("on-learned"):
             return result.success_rate(correct="reconstruction", code_limit=LIMIT)
         return result.success_rate()
 
@@ -263,7 +289,8 @@ class Measure:
         """About how long a cell takes, in forward and backward passes of the CNN: a model is
         trained for the first of its attacks, "error"."""
         if cell.attack != "error":
-            return cell.images * cell.restarts * (60 if cell.attack == "on-learned" else 20)
+            each = 60 if cell.attack.startswith("on-learned") else 20
+            return cell.images * cell.restarts * each
         attacked = [p for p in RECIPES[cell.recipe](load(cell.data)).parts if p.attack is not None]
         searched = sum(part.share * (part.attack.steps + 1) for part in attacked if part.attack)
         return cell.n * cell.epochs * (1 + searched) + cell.images / 3
@@ -277,7 +304,7 @@ class Measure:
 TRAINED = ("data", "model", "recipe", "n", "seed", "epochs")  # what decides a cell's model
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a transfer needs two
 def _trained(run: Measure, about: str, k: str) -> nn.Module:
     """The model of TRAINED's fields, whose key is `k`."""
     cell = json.loads(about)

@@ -242,6 +242,17 @@ class KnownManifold:
         return atlas[font.to(like.device), letter.to(like.device)][:, None]
 
 
+def unseen_faces(split: Any) -> Any:
+    """The letters and latents of a FONTS split in faces that no image of FONTS has: the rest of the
+    atlas, one after another. ValueError for other data, and for an atlas of FONTS' faces alone."""
+    if split.font is None or split.z is None:
+        raise ValueError("only FONTS has faces: load a 'fonts' data set")
+    rest = len(read_atlas()["glyphs"]) - N_FONTS
+    if rest < 1:
+        raise ValueError("the atlas holds no further faces: build one from more folders of fonts")
+    return type(split)._of(split.y, split.z, N_FONTS + split.font % rest, split.dataset)
+
+
 def render(path: str | Path, number: int = 0) -> np.ndarray | None:
     """The ten glyphs of one face, uint8 [10, 28, 28] (ink = 255), or None if it cannot be used.
 

@@ -21,7 +21,9 @@ from .search import Search, margin
 from .splits import Split
 from .stats import generator
 
-EDGE = 1 - 1e-6  # how near the ends of its range a code may start: at an end it could not move
+# How near to the ends of its range a code may start. At an end it could not move: with the first
+# authors' 1 - 1e-6 a black pixel needs hundreds of steps to leave.
+EDGE = 0.999
 GROWTH = 10.0  # of the constant of an image that is not fooled yet
 
 
@@ -90,8 +92,9 @@ class CarliniWagner:
     and of the iterates that fool keep the one of smallest norm.
 
     c begins at `constant` and is sought for each image by `searches` runs of `steps` updates:
-    ten times more while the image is not fooled, then by halving. Each of `starts` is a restart
-    of the result, and costs searches * (steps + 1) gradients an image.
+    ten times more while the image is not fooled, then by halving. A run begins where the last one
+    ended, or at the smallest change so far, which finds smaller ones than beginning anew. Each of
+    `starts` is a restart of the result, and costs searches * (steps + 1) gradients an image.
 
     `set` is what is searched, pixels if None; its radius bounds random starts alone. S's form
     (section 3.4 and its supplement) is `CarliniWagner.printed(set)`: one constant for all images,
@@ -104,9 +107,9 @@ class CarliniWagner:
     starts: tuple[Start, ...] = ("zero",)
     searches: int = 9
     steps: int = 200
-    constant: float = 1.0
+    constant: float = 100.0
     confidence: float = 0.0
-    lr: float = 0.05
+    lr: float = 0.02
     power: int = 2
     batch_size: int | None = None
     seed: int = 0
@@ -166,6 +169,9 @@ class CarliniWagner:
                 batch_size=self.batch_size,
             )  # fmt: skip
             search = Search(attack, model, split, generator(self.seed, number, k), number, True)
+            if k:
+                search.code = moves.squash(best)
+                search.kept = search.code.clone()
             code, fooled, at = search.finish()
             better = torch.where(fooled, search.size < smallest, smallest.isinf())
             best[better] = moves.value(code)[better]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .stats import Rate
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 RIGHT, WRONG = "#1b6e3c", "#b3261e"  # a prediction; also written, never told by colour alone
 COLOURS = {
     "accuracy": "#4c72b0",
@@ -27,6 +30,9 @@ COLOURS = {
     "normal": "#8c8c8c",
     "adversarial": "#c44e52",
     "on-manifold": "#ccb974",
+    "on-true": "#ccb974",
+    "augmented": "#55a868",
+    "transformation": "#64b5cd",
     "regular": "#c44e52",
     "test images": "#4c72b0",
     "natural": "#4c72b0",
@@ -221,6 +227,61 @@ def curves(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
+
+
+def generalization(
+    shown: pd.DataFrame,
+    attack: str = "error",
+    *,
+    against: str = "n",
+    own: pd.DataFrame | None = None,
+    paper: pd.DataFrame | None = None,
+    alt: str = "",
+) -> Picture:
+    """S's Fig. 5 and 6: a line a strategy, over the number of training images or against another
+    measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
+    `own` models, open diamonds the `paper`'s printed numbers."""
+    figure = Picture(6.4, 3.6, alt)
+    axes = figure.subplots()
+    for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
+        colour = COLOURS.get(str(recipe), COLOURS["random"])
+        axes.plot(part.x, part.value, marker="o", markersize=4, color=colour, label=recipe)
+        if against == "n":
+            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
+        for table, style in ((paper, OPEN), (own, OWN)):
+            if table is not None:
+                same = _measures(table, attack, against)
+                same = same[(same.recipe == recipe) & same.x.notna()]
+                axes.plot(same.x, same.value, color=colour, **style)
+    if against == "n":
+        axes.set_xscale("log")
+    axes.set(xlabel=NAMES.get(against, against), ylabel=NAMES.get(attack, attack))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
+OWN: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 14, "markeredgecolor": "k"}
+NAMES = {
+    "n": "training images",
+    "error": "test error",
+    "on-true": "on-manifold success (known)",
+    "on-learned": "on-manifold success (learned)",
+    "regular": "regular success",
+    "transformation": "success of transformations",
+}
+
+
+def _measures(table: pd.DataFrame, attack: str, against: str) -> pd.DataFrame:
+    """Rows of one measure, with where they stand on the other axis as `x`."""
+    rows = table[table.attack == attack]
+    if against == "n":
+        return rows.assign(x=rows.n)
+    if "error" in rows and against == "error":  # printed: some have no n
+        return rows.assign(x=rows.error)
+    other = table[table.attack == against][["recipe", "n", "value"]]
+    return rows.merge(other.rename(columns={"value": "x"}), on=["recipe", "n"], how="inner")
 
 
 def regions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -84,6 +85,61 @@ def mann_whitney(a: Tensor, b: Tensor) -> float:
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(a.cpu(), b.cpu(), alternative="greater").pvalue)
+
+
+def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float:
+    """p-value of "values of a are no larger than those of b", for pairs: the one-sided signed-rank
+    test of Wilcoxon (1945)."""
+    from scipy.stats import wilcoxon as test
+
+    x, y = _pairs(a, b, 1)
+    return float(test(x, y, alternative="greater").pvalue)
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate:
+    """A number with its 95 % interval, from `n` pairs."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] (n = {self.n})"
+
+    __repr__ = __str__
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Pearson's correlation with Fisher's interval; at least four pairs."""
+    from scipy.stats import pearsonr
+
+    x, y = _pairs(x, y, 4)
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return Estimate(math.nan, -1.0, 1.0, len(x))
+    found = pearsonr(x, y)
+    between = found.confidence_interval(0.95)
+    return Estimate(float(found.statistic), float(between.low), float(between.high), len(x))
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """The slope of y against x by least squares, with Student's interval; at least three pairs."""
+    from scipy.stats import linregress, t
+
+    x, y = _pairs(x, y, 3)
+    if len(set(x)) < 2:
+        raise ValueError("all x are the same: a slope needs at least two")
+    found = linregress(x, y)
+    half = float(found.stderr * t.ppf(0.975, len(x) - 2))
+    return Estimate(float(found.slope), found.slope - half, found.slope + half, len(x))
+
+
+def _pairs(x: Sequence[float], y: Sequence[float], least: int) -> tuple[list[float], list[float]]:
+    a, b = [float(v) for v in x], [float(v) for v in y]
+    if len(a) != len(b) or len(a) < least:
+        raise ValueError(f"{least} pairs or more are needed; got {len(a)} and {len(b)} numbers")
+    return a, b
 
 
 def verdict(claim: str, holds: bool | Tensor) -> str:

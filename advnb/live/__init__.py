@@ -2,8 +2,11 @@
 
 from .attack import AttackPanel
 from .blindspot import BlindspotPanel
+from .curves import CurvePanel
 from .latent import LatentPanel
 from .panel import Panel, close_all
 from .steps import StepPanel
 
-__all__ = ["AttackPanel", "BlindspotPanel", "LatentPanel", "Panel", "StepPanel", "close_all"]
+__all__ = [
+    "AttackPanel", "BlindspotPanel", "CurvePanel", "LatentPanel", "Panel", "StepPanel", "close_all",
+]  # fmt: skip
