@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .models import BATCH, finite, lent
+from .passes import quickened
 from .perturbations import PerturbationSet, Region
 from .splits import Split
 
@@ -59,6 +60,7 @@ class Search:
         quiet: bool,
     ) -> None:
         self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
+        self.forward = quickened(model)
         self.live = split
         self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
         self.region: Region = attack.set.region(split)
@@ -130,7 +132,7 @@ class Search:
         """
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
         images = self.attack.set.decode(code, part).to(part.dtype)  # codes may be of another type
-        output = finite(self.model(images))
+        output = finite(self.forward(images))
         losses = self.score(output, part.y)
         if not isinstance(losses, Tensor):
             raise ValueError(

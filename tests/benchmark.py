@@ -22,18 +22,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 import advnb
 from advnb import Attack, Pixels, Split
 
+from .benchmark_curves import carlini, curves, sweeps
+from .measured import line, over_seeds
+
 BATCH = 200  # images at a time, for both sides: what the search takes by itself on a CPU
 ROOT = Path(__file__).parent.parent
-
-
-def line(what: str, value: str, bound: str, holds: bool) -> None:
-    print(f"{what:58s} {value:>28s}   bound {bound:12s} {'ok' if holds else 'MISSED'}", flush=True)
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor, eps: float, lr: float, steps: int) -> int:
@@ -212,12 +210,6 @@ def browser() -> None:
     took = int(moved[1]) if moved else 10**6
     line("the latent panel, key press to new picture and probabilities",
          f"{took} ms" if moved else "no figures", "<= 100 ms", took <= 100)  # fmt: skip
-
-
-def over_seeds(values: list[float]) -> tuple[float, float]:
-    """Mean and half of its 95 % t-interval, over seeds."""
-    n = len(values)
-    return statistics.mean(values), student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5
 
 
 def fonts() -> None:
@@ -407,7 +399,10 @@ def learned() -> None:
     print(quality.table("fonts").groupby("kind")[columns].agg(["mean", "min", "max"]).T.to_string())
 
 
-ALL = (attack, data, doctor, kills, start, browser, fonts, manifold, learned, zoo)
+ALL = (
+    attack, carlini, data, doctor, kills, start, browser, fonts, manifold, learned, zoo, curves,
+    sweeps,
+)  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 
 if __name__ == "__main__":

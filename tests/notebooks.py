@@ -10,12 +10,14 @@ import base64
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+from advnb.data import cache_folder, folders
 from advnb.doctor import attack_seconds
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -86,6 +88,14 @@ def keep_picture(notebook: nbformat.NotebookNode, name: str) -> None:
 def main(chosen: list[str]) -> None:
     """Execute and clean the notebooks whose names contain one of `chosen`; all without any."""
     os.environ.setdefault("ADVNB_PROFILE", "course")
+    # data that was downloaded is found, and nothing that somebody has trained
+    os.environ["ADVNB_DATA"] = os.pathsep.join(map(str, [*folders(), cache_folder()]))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ADVNB_CACHE"] = cache
+        _execute(chosen)
+
+
+def _execute(chosen: list[str]) -> None:
     paths = sorted(FOLDER.glob("*.ipynb"))
     names = [path.stem for path in paths]
     for path in paths:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import copy
 import io
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,12 +21,14 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from torch import Tensor, nn
 
 import advnb
+import advnb.curves
 import advnb.manifolds
 from advnb import attribution, quality
 from advnb.manifolds import LearnedManifold
@@ -502,6 +506,33 @@ def kinds_that_changed_places(patch: Patch) -> None:
     )
 
 
+def strategies_that_changed_places(patch: Patch) -> None:
+    shipped, turned = advnb.sweeps.shipped, {"normal": "on-true", "on-true": "normal"}
+    patch.setattr(
+        advnb.sweeps, "shipped", lambda name: shipped(name).assign(
+            recipe=lambda t: t.recipe.replace(turned)
+        ),
+    )  # fmt: skip
+
+
+def success_of_other_models(patch: Patch) -> None:
+    shipped = advnb.sweeps.shipped
+
+    def mixed(name: str) -> pd.DataFrame:
+        table, rows = shipped(name), np.random.default_rng(0)
+        true = table.attack == "on-true"
+        table.loc[true, "value"] = rows.permutation(table.value[true].to_numpy())
+        return table
+
+    patch.setattr(advnb.sweeps, "shipped", mixed)
+
+
+def training_that_learns_nothing(patch: Patch) -> None:
+    patch.setenv("ADVNB_CACHE", tempfile.mkdtemp(dir=os.environ["ADVNB_CACHE"]))
+    patch.setattr(advnb.curves, "_trained", advnb.curves._trained.__wrapped__)
+    patch.setattr(advnb.curves, "fit", lambda model, **settings: model.eval())
+
+
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "00_start_here",
@@ -627,6 +658,21 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
         "04_learned_manifolds",
         distance_that_is_always_one,
         ["on-learned examples lie farther from their face's manifold"],
+    ),
+    (
+        "05_generalization_curves",
+        strategies_that_changed_places,
+        ["on-true training lowers the error", "at N = 1,000 on-true training at least halves"],
+    ),
+    (
+        "05_generalization_curves",
+        success_of_other_models,
+        ["error and on-manifold success go together"],
+    ),
+    (
+        "05_generalization_curves",
+        training_that_learns_nothing,
+        ["your model trained along the manifold errs less"],
     ),
     (
         "08_blindspots",
