@@ -155,13 +155,10 @@ def grid(
         images, starts = SIZES[base]
         if form in ("l2", "cw"):
             starts = 1
-        epochs = 20
         if profile is not None and profile.name != "paper":
-            images = min(images, 10_000 if attack == "error" else profile.attacked)
-            starts, epochs = min(starts, profile.restarts), profile.epochs
-        cells.append(
-            Cell(data, model, recipe, size, seed, attack, min(most, images), starts, epochs)
-        )
+            images = min(images, 10_000 if base == "error" else profile.attacked)
+            starts = min(starts, profile.restarts)
+        cells.append(Cell(data, model, recipe, size, seed, attack, min(images, most), starts))
     return cells
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 import advnb
+from advnb import curves, plots
 from advnb.attacks import Attack
-from advnb.live import AttackPanel, BlindspotPanel, close_all
+from advnb.live import AttackPanel, BlindspotPanel, CurvePanel, close_all
 from advnb.live import blindspot as blindspot_module
 from advnb.live import panel as panel_module
 from advnb.live.panel import Frame, Panel, Runner
@@ -716,3 +719,56 @@ def test_a_cell_that_runs_again_replaces_its_panel(
     old.join(WAIT)
     assert not old.is_alive()
     assert len(workers()) == 2
+
+
+@pytest.fixture
+def grid() -> pd.DataFrame:
+    """Two strategies, two measures and two sizes, of three seeds."""
+    rows = [
+        ("fonts", "CNN", recipe, attack, n, value + 0.1 * (recipe == "on-true"), 3)
+        for recipe in ("normal", "on-true")
+        for attack, n, value in (("error", 250, 0.7), ("error", 1000, 0.5), ("on-true", 250, 0.9))
+    ]
+    names = ["data", "model", "recipe", "attack", "n", "value", "seeds"]
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(low=table.value - 0.02, high=table.value + 0.02)
+
+
+def test_curves_are_told_at_a_size(grid: pd.DataFrame) -> None:
+    panel = CurvePanel(grid, own=grid[grid.n == 250].assign(seeds=1), paper=curves.printed())
+    assert panel.settle(20)
+    assert panel.frame is not None
+    assert panel.params == {"strategy": "all", "measure": "error", "against": "n", "n": 250}
+    told = "test error at 250 training images: normal 0.700 [0.680, 0.720], on-true 0.800"
+    assert panel.frame.status.startswith(told)
+    before = panel.frame.png
+    panel.submit(strategy="on-true", n=1000)
+    assert panel.settle(20)
+    assert panel.frame.status == "test error at 1,000 training images: on-true 0.600 [0.580, 0.620]"
+    assert panel.frame.png != before
+    panel.submit(measure="on-true")
+    assert panel.settle(20)
+    assert panel.frame.status.endswith("at 1,000 training images: not measured")
+    panel.submit(against="error", measure="on-true", strategy="all")
+    assert panel.settle(20)
+    assert panel.frame.alt.startswith("on-manifold success (known) against test error, all.")
+    with pytest.raises(ValueError, match="measure is one of"):
+        panel.submit(measure="speed")
+    panel.close()
+
+
+def test_curves_of_nothing(grid: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="the table is empty"):
+        CurvePanel(grid[:0])
+
+
+def test_where_the_points_of_a_curve_lie(grid: pd.DataFrame) -> None:
+    (axes,) = plots.generalization(grid, "error", paper=curves.printed()).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["normal"].get_xydata().tolist() == [[250, 0.7], [1000, 0.5]]
+    assert axes.get_xscale() == "log"
+    diamonds = [line for line in axes.lines if line.get_marker() == "D"]
+    assert any([250, 0.729515] in np.round(d.get_xydata(), 6).tolist() for d in diamonds)
+    (axes,) = plots.generalization(grid, "on-true", against="error").axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["on-true"].get_xydata().tolist() == [[pytest.approx(0.8), pytest.approx(1.0)]]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from advnb.stats import Rate, generator, rate
+from advnb.stats import Rate, correlation, generator, rate, slope, wilcoxon
 
 
 def width(r: Rate) -> float:
@@ -81,3 +83,51 @@ def test_a_key_that_goes_on_with_zero_is_another_key() -> None:
     # else a network's weights and an attack's first start would share their numbers
     streams = [generator(*key) for key in ((7,), (7, 0), (7, 0, 0), (2**32,), (0, 1))]
     assert len({stream.initial_seed() for stream in streams}) == len(streams)
+
+
+@given(pairs=st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=4, max_size=30))
+def test_slope_and_correlation_are_numpys(pairs: list[tuple[float, float]]) -> None:
+    x, y = (np.array(side) for side in zip(*pairs))
+    if np.ptp(x) < 1e-3 or np.ptp(y) < 1e-3:
+        return
+    assert slope(x, y).value == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-4, abs=1e-6)
+    found = correlation(x, y)
+    assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
+    assert -1 <= found.low <= found.value + 1e-9 <= found.high + 2e-9 <= 1 + 3e-9
+
+
+def test_intervals_of_slope_and_correlation_cover() -> None:
+    # of 400 draws 95 % should hold the truth, give or take four standard errors
+    rows, slopes, correlations = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        x = rows.normal(size=12)
+        y = 0.5 * x + rows.normal(size=12)
+        a, b = slope(x, y), correlation(x, y)
+        slopes += a.low <= 0.5 <= a.high
+        correlations += b.low <= 0.5 / 1.25**0.5 <= b.high
+    assert 363 <= slopes <= 397
+    assert 363 <= correlations <= 397
+
+
+def test_estimates_that_cannot_be_had() -> None:
+    assert math.isnan(correlation([1, 1, 1, 1], [1, 2, 3, 4]).value)
+    for wrong in (
+        lambda: slope([1, 1, 1], [1, 2, 3]),
+        lambda: slope([1, 2], [1, 2]),
+        lambda: correlation([1, 2, 3], [1, 2, 3]),
+        lambda: wilcoxon([1], [1, 2]),
+    ):
+        with pytest.raises(ValueError) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+
+
+def test_wilcoxon_by_counting_signs() -> None:
+    a, b = [3.0, 5.0, 9.0, 2.0, 8.0], [1.0, 2.0, 4.0, 1.5, 9.0]
+    ranks = {2.0: 3, 3.0: 4, 5.0: 5, 0.5: 1, 1.0: 2}  # of the differences' sizes
+    seen = sum(ranks[abs(x - y)] for x, y in zip(a, b) if x > y)
+    sums = [
+        sum(r for r, up in zip(range(1, 6), signs) if up) for signs in product((0, 1), repeat=5)
+    ]
+    assert wilcoxon(a, b) == pytest.approx(sum(s >= seen for s in sums) / 32)
+    assert wilcoxon(b, a) > 0.5
