@@ -152,7 +152,7 @@ def grid(
     cells, most = [], load(data).sizes[1]
     for recipe, size, seed, attack in product(recipes, n, seeds, attacks):
         base, _, form = attack.rpartition("-") if attack not in BASE else (attack, "", "")
-        images, starts = SIZES[base]
+        images, starts = SIZES.get(base, (1, 1))  # an unknown name is told by its Cell
         if form in ("l2", "cw"):
             starts = 1
         if profile is not None and profile.name != "paper":
@@ -214,10 +214,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import t
 
-    done = table[table.error == ""]
-    if done.empty:
-        return pd.DataFrame(columns=[*TRAINED, "attack", "value", "low", "high", "seeds"])
     same = [name for name in Cell.__dataclass_fields__ if name != "seed"]
+    # a table that ships has no `error`, and of one that was read it is NaN where it was empty
+    done = table[table.error.fillna("") == ""] if "error" in table else table
+    if done.empty:
+        return pd.DataFrame(columns=[*same, "value", "low", "high", "seeds"])
     rows = done.groupby(same, sort=False).value
     mean, count, spread = rows.mean(), rows.count(), rows.std()
     half = spread / count**0.5 * t.ppf(0.975, (count - 1).where(count > 1))
@@ -323,7 +324,7 @@ def _trained(run: Measure, about: str, k: str) -> nn.Module:
         train(model, checkpoint=checkpoint)
     except DamagedFileError:
         assert checkpoint is not None
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
         model = train(_new(cell, data, run.device), checkpoint=checkpoint)
     if path is not None and checkpoint is not None:
         save_tensors(path, model.state_dict(), **cell)

@@ -107,7 +107,7 @@ class CarliniWagner:
     starts: tuple[Start, ...] = ("zero",)
     searches: int = 9
     steps: int = 200
-    constant: float = 100.0
+    constant: float = 1.0
     confidence: float = 0.0
     lr: float = 0.02
     power: int = 2
@@ -119,12 +119,13 @@ class CarliniWagner:
             raise ValueError(f'norm must be "l2"; got {brief(self.norm)}')
         if self.set is not None and getattr(self.set, "norm", None) != self.norm:
             raise ValueError(f"set must be one of norm {self.norm}; got {brief(self.set)}")
-        for name in ("searches", "steps"):
+        for name in ("searches", "steps", "power"):
             whole(name, getattr(self, name), 1)
         for name in ("constant", "lr"):
             number(name, getattr(self, name), "a positive number", lambda v: 0 < v < math.inf)
         number("confidence", self.confidence, "a number >= 0", lambda v: 0 <= v < math.inf)
-        if not self.starts or not all(start in STARTS for start in self.starts):
+        known = isinstance(self.starts, tuple) and all(start in STARTS for start in self.starts)
+        if not known or not self.starts:
             raise ValueError(f"starts must be some of {STARTS}; got {brief(self.starts)}")
 
     @classmethod

@@ -76,7 +76,7 @@ class Search:
         count = 2 if attack.optimizer == "adam" else 0
         self.moments = [torch.zeros_like(self.code) for _ in range(count)]
         self.score = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
-        self.size = torch.full((n,), math.inf, device=device)
+        self.size = torch.full((n,), math.inf, dtype=self.code.dtype, device=device)
         self.record = {
             "first": self._record_first,
             "strongest": self._record_strongest,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, is_dataclass
 from datetime import date
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def sweep(
     cache: str | os.PathLike | None = None,
     executor: Executor | None = None,
     shipped: bool = True,
-    within: Sequence[str] = ("attack", "images", "restarts"),
+    within: str | Sequence[str] = ("attack", "images", "restarts"),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Run every cell that is not finished yet; a table with a row for each, in their order.
@@ -71,8 +71,10 @@ def sweep(
     """
     import pandas as pd
 
-    cells = list(cells)
+    cells, within = list(cells), (within,) if isinstance(within, str) else within
     fields = [_fields(cell) for cell in cells]
+    if taken := {n for cell in fields for n in cell} & {*ABOUT}:
+        raise ValueError(f"the table has a column {min(taken)!r} of its own: rename the cells'")
     keys = [key(cell, run) for cell in fields]
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
     known = _shipped() if shipped else {}
@@ -80,7 +82,9 @@ def sweep(
     groups: dict[Hashable, list[tuple[str, Any]]] = {}
     waiting = {k: cell for k, cell in zip(keys, cells) if found[k] is None}
     for k, cell in waiting.items():
-        shared = json.dumps({n: v for n, v in _fields(cell).items() if n not in within})
+        shared = json.dumps(
+            {n: v for n, v in _fields(cell).items() if n not in within}, sort_keys=True
+        )
         groups.setdefault(shared, []).append((k, cell))
     cost = {k: _cost(run, cell) for k, cell in waiting.items()}
     bar = tqdm(
@@ -96,8 +100,8 @@ def sweep(
                 told = " ".join(f"{n}={v}" for n, v in _fields(waiting[k]).items())
                 bar.write(f"FAILED: {told}\n{row['error']}")
     rows = [(found[k] or {}) | cell | {"key": k} for k, cell in zip(keys, fields)]
-    order = dict.fromkeys([*fields[0], *rows[0]]) if rows else None
-    return pd.DataFrame(rows, columns=None if order is None else [*order, *_others(rows, order)])
+    found_names = dict.fromkeys(n for row in (*fields, *rows) for n in row if n not in ABOUT)
+    return pd.DataFrame(rows, columns=[*found_names, *ABOUT])
 
 
 def _cost(run: Callable, cell: Any) -> float:
@@ -140,11 +144,11 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 def _follow() -> None:
     """End this process when its parent is gone: nobody else would."""
-    parent = os.getppid()
+    parent = parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -176,11 +180,6 @@ def ship(table: pd.DataFrame, name: str) -> Path:
     """Write a sweep's finished cells as the package's table `name`."""
     done = table[table.error == ""].drop(columns="error")
     return write(RESULTS / f"{name}.csv", lambda path: done.to_csv(path, index=False))
-
-
-def _others(rows: list[Fields], known: Iterable[str]) -> list[str]:
-    """Names that only later rows have."""
-    return [*dict.fromkeys(n for row in rows for n in row if n not in set(known))]
 
 
 def _plain(value: Any) -> Any:

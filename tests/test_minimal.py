@@ -1,0 +1,310 @@
+"""How little it takes to fool a model: against all iterates, a closed form, and foolbox."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advnb
+from advnb import Attack, AttackResult, OnManifold, Pixels, Split, zoo
+from advnb.minimal import CarliniWagner
+from advnb.perturbations import norms
+from advnb.stats import generator
+
+from .conftest import refused
+
+RIGHT = 20
+QUICK: dict[str, Any] = {"searches": 4, "steps": 25}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return zoo.load("fonts-cnn-normal")
+
+
+@pytest.fixture(scope="module")
+def letters(fonts: advnb.Dataset, model: nn.Module) -> Split:
+    """Test images: RIGHT that the model gets right, and then 5 that it gets wrong."""
+    split = fonts.test(150)
+    with torch.no_grad():
+        right = model(split.x).argmax(1) == split.y
+    return split[torch.cat([right.nonzero()[:RIGHT, 0], (~right).nonzero()[:5, 0]])]
+
+
+def fooled(model: nn.Module, x: Tensor, split: Split) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1) != split.y
+
+
+# --- the smallest of an attack's iterates
+
+
+class Followed:
+    """A set that keeps every code whose image is asked for."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.norm, self.codes = inner, inner.norm, []
+
+    def region(self, split: Split) -> Any:
+        return self.inner.region(split)
+
+    def decode(self, code: Tensor, split: Split) -> Tensor:
+        self.codes.append(code.detach().clone())
+        return self.inner.decode(code, split)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sign"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", ["pixels", "codes"])
+def test_smallest_of_all_iterates(
+    kind: str, norm: str, optimizer: str, model: nn.Module, letters: Split, fonts: advnb.Dataset
+) -> None:
+    pixels = Pixels(0.03 if norm == "linf" else 0.3, norm)
+    inner = pixels if kind == "pixels" else OnManifold(fonts.manifold, 0.3, norm)
+    set_ = Followed(inner)
+    settings = {"steps": 12, "lr": 0.003 if norm == "linf" else 0.03, "optimizer": optimizer}
+    attack = Attack(set_, **settings, keep="smallest", seed=2)
+    result = attack(model, letters)
+    origin = inner.region(letters).origin
+    if kind == "codes":
+        assert torch.equal(set_.codes.pop(), origin)  # whether the letters themselves were right
+    assert len(set_.codes) == 13
+    sizes = torch.stack([norms(code - origin, norm) for code in set_.codes])
+    hits = torch.stack([fooled(model, inner.decode(code, letters), letters) for code in set_.codes])
+    assert torch.equal(result.success[0], hits.any(0))
+    best = torch.where(hits, sizes, math.inf).argmin(0)
+    best[~hits.any(0)] = 12  # the newest
+    for i, step in enumerate(best):
+        assert torch.equal(result.found[0, i], set_.codes[step][i])
+    assert torch.equal(result.first_success_step[0] >= 0, hits.any(0))
+    assert (result.first_success_step[0] <= best)[hits.any(0)].all()
+    # the same images are fooled, at the same step, by another image
+    first = Attack(inner, **settings, seed=2)(model, letters)
+    assert torch.equal(first.success, result.success)
+    assert torch.equal(first.first_success_step, result.first_success_step)
+    size = norms(first.found[0] - origin, norm)
+    assert (norms(result.found[0] - origin, norm) <= size)[hits.any(0)].all()
+    assert 5 < hits.any(0).sum() < 25 or kind == "codes"
+
+
+def test_states_hold_the_smallest_so_far(model: nn.Module, letters: Split) -> None:
+    attack = Attack(Pixels(0.1), steps=12, lr=0.01, keep="smallest", seed=2, restarts=2)
+    size = torch.full((25,), math.inf)
+    states = [*attack.iterate(model, letters)]
+    assert [(s.restart, s.step) for s in states] == [(r, k) for r in range(2) for k in range(13)]
+    for state in states:
+        now = norms(state.x - letters.x, "linf")
+        if state.step == 0:
+            size = torch.full((25,), math.inf)
+        assert torch.equal(fooled(model, state.x, letters), state.success)
+        assert (now <= size)[state.success].all()
+        size = torch.where(state.success, now, math.inf)
+    result = attack(model, letters)
+    assert torch.equal(result.x[1], states[-1].x)
+    assert torch.equal(result.x[0], states[12].x)
+
+
+def test_smallest_whatever_the_batches(model: nn.Module, letters: Split) -> None:
+    one, other = (
+        Attack(Pixels(0.1), steps=8, lr=0.01, keep="smallest", batch_size=size)(model, letters)
+        for size in (7, 25)
+    )
+    assert torch.equal(one.success, other.success)
+    assert torch.allclose(one.x, other.x, atol=1e-5)
+
+
+def test_smallest_in_double(model: nn.Module, letters: Split) -> None:
+    exact, split = copy.deepcopy(model).double(), letters.with_x(letters.x.double())
+    result = Attack(Pixels(0.1), steps=3, lr=0.02, keep="smallest")(exact, split)
+    assert result.x.dtype == torch.float64
+    assert torch.equal(result.success[0], fooled(exact, result.x[0], split))
+
+
+# --- Carlini and Wagner's attack
+
+
+@pytest.fixture(scope="module")
+def found(model: nn.Module, letters: Split) -> AttackResult:
+    return CarliniWagner(searches=9, steps=200)(model, letters)
+
+
+def test_successes_are_images_that_fool(
+    found: AttackResult, model: nn.Module, letters: Split
+) -> None:
+    (x,) = found.x
+    assert torch.equal(fooled(model, x, letters), found.success[0])
+    assert found.success.all()
+    assert x.min() >= 0
+    assert x.max() <= 1
+    assert found.correct.tolist() == [True] * RIGHT + [False] * 5
+    length = norms(found.delta[0], "l2")
+    assert length.isfinite().all()
+    assert (length[:RIGHT] > 0).all()
+    assert length[:RIGHT].median() > 0.1
+    assert length[RIGHT:].max() < 0.05  # nothing is needed: (nearly) nothing is changed
+    assert found.mean_distance() == pytest.approx(length[:RIGHT].mean().item(), rel=1e-5)
+    assert (found.first_success_step[0, RIGHT:] == 0).all()
+
+
+def test_no_shorter_way_back(found: AttackResult, model: nn.Module, letters: Split) -> None:
+    """Nearly all of a change is needed: the images are at the edge of their class."""
+    less = letters.x + 0.9 * found.delta[0]
+    assert fooled(model, less, letters)[:RIGHT].float().mean() < 0.2
+
+
+def test_as_small_as_foolbox_s(found: AttackResult, model: nn.Module, letters: Split) -> None:
+    """From the same number of gradients, on images that were right."""
+    import foolbox
+
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=200, stepsize=0.05)
+    split = letters[:RIGHT]
+    own = copy.deepcopy(model)  # it leaves gradients in the weights
+    wrapped = foolbox.PyTorchModel(own, bounds=(0, 1), device="cpu")
+    x, _, _ = theirs(wrapped, split.x, split.y, epsilons=None)
+    real = fooled(model, x, split)  # it counts images that it has made black as fooled
+    assert real.float().mean() > 0.8
+    ours = norms(found.delta[0, :RIGHT], "l2")
+    assert ours[real].median() <= 1.05 * norms(x - split.x, "l2")[real].median()
+
+
+def test_batches_decide_nothing(model: nn.Module, letters: Split) -> None:
+    runs = [CarliniWagner(**QUICK, batch_size=size)(model, letters[:12]) for size in (5, 12)]
+    assert torch.equal(runs[0].success, runs[1].success)
+    sizes = [norms(run.delta[0], "l2") for run in runs]
+    assert torch.allclose(*sizes, rtol=0.02, atol=1e-3)  # sums in another order, 100 steps long
+    alone = CarliniWagner(**QUICK)(model, letters[3:4])
+    assert norms(alone.delta[0], "l2").item() == pytest.approx(sizes[1][3].item(), rel=0.02)
+
+
+def test_seeds(model: nn.Module, letters: Split) -> None:
+    def run(seed: int, start: str) -> Tensor:
+        few = {"searches": 2, "steps": 10}
+        return CarliniWagner(**few, seed=seed, starts=(start,))(model, letters[:8]).x
+
+    for start in ("zero", "noise", "ball"):
+        assert torch.equal(run(0, start), run(0, start))
+    assert torch.equal(run(0, "zero"), run(1, "zero"))
+    assert not torch.equal(run(0, "noise"), run(1, "noise"))
+
+
+def test_starts_are_restarts(model: nn.Module, letters: Split) -> None:
+    both = CarliniWagner(**QUICK, starts=("zero", "noise"))(model, letters[:8])
+    one = CarliniWagner(**QUICK)(model, letters[:8])
+    assert both.x.shape == (2, *letters[:8].x.shape)
+    assert torch.equal(both.x[0], one.x[0])
+    assert not torch.equal(both.x[0], both.x[1])
+
+
+def test_the_model_is_left_alone(model: nn.Module, letters: Split) -> None:
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    try:
+        with pytest.warns(advnb.AttackWarning, match="train mode"):
+            CarliniWagner(searches=1, steps=2)(model, letters[:4])
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    finally:
+        model.eval()
+
+
+class Plane(nn.Module):
+    """Two classes on both sides of a plane."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        w = torch.randn(pixels, generator=generator(1))
+        self.w = nn.Parameter(w / w.norm())
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = (x.flatten(1) - 0.5) @ self.w
+        return torch.stack([-5 * side, 5 * side], 1)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [0.02, 0.2],
+)
+def test_distance_to_a_plane(scale: float) -> None:
+    """|margin| / |w|, where no pixel comes to the end of its range."""
+    plane = Plane(36).eval()
+    shift = scale * (1 + torch.rand(40, 1, generator=generator(2)))
+    shift[::2] *= -1
+    noise = 0.1 * torch.rand(40, 36, generator=generator(3))
+    noise -= (noise @ plane.w.detach())[:, None] * plane.w.detach()
+    x = (0.5 + noise + shift * plane.w.detach()).view(40, 1, 6, 6)
+    split = Split(x, (shift[:, 0] > 0).long())
+    result = CarliniWagner(searches=9, steps=100)(plane, split)
+    assert result.correct.all()
+    assert result.success.all()
+    ratio = norms(result.delta[0], "l2") / shift[:, 0].abs()
+    assert ratio.min() > 0.999
+    assert 1 <= ratio.median() + 1e-3 <= 1.05
+    along = (result.delta[0].flatten(1) @ plane.w.detach()).abs() / norms(result.delta[0], "l2")
+    assert along.median() > 0.95
+
+
+def test_codes_stay_in_bounds(fonts: advnb.Dataset, model: nn.Module, letters: Split) -> None:
+    set_ = OnManifold(fonts.manifold, 0.3, "l2")
+    result = CarliniWagner(**QUICK, set=set_)(model, letters)
+    low, high = fonts.manifold.bounds
+    assert (result.code >= low).all()
+    assert (result.code <= high).all()
+    assert result.change.isfinite().all()
+    assert torch.equal(fooled(model, result.x[0], letters), result.success[0])
+    assert result.success[0, :RIGHT].float().mean() > 0.5
+    exact = fonts.manifold.decode(result.code[0], letters)
+    assert torch.allclose(result.x[0], exact, atol=1e-6)
+
+
+def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) -> None:
+    set_ = OnManifold(fonts.manifold, 0.3, "l2")
+    attack = CarliniWagner.printed(set_, seed=4)
+    assert (attack.set, attack.norm, attack.seed) == (set_, "l2", 4)
+    assert (attack.searches, attack.steps, attack.starts) == (1, 120, ("ball",))
+    assert (attack.constant, attack.confidence, attack.lr, attack.power) == (1.0, 1.5, 0.005, 1)
+    result = attack(model, letters[:8])
+    assert torch.equal(fooled(model, result.x[0], letters[:8]), result.success[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"norm": "linf"}, {"norm": "L2"}, {"norm": None}, {"set": Pixels(0.3)}, {"set": 0.3},
+        {"set": "l2"}, {"set": Pixels},
+        {"searches": 0}, {"searches": 1.5}, {"steps": 0}, {"steps": "9"},
+        {"steps": True}, {"constant": 0}, {"constant": math.inf}, {"constant": "1"}, {"lr": 0},
+        {"lr": -1}, {"lr": math.nan}, {"confidence": -1}, {"confidence": math.nan},
+        {"starts": ()}, {"starts": "zero"}, {"starts": ("zero", "x\ny" * 99)}, {"starts": (1,)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with refused(f"^{name} must be "):
+        CarliniWagner(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"power": 0}, {"power": "2"}, {"starts": 3}], ids=str)
+def test_more_bad_settings(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with refused(f"^{name} must be "):
+        CarliniWagner(**wrong)
+
+
+@pytest.mark.parametrize("size", [0, 2.5, "9"])
+def test_bad_batch_size(size: object, model: nn.Module, letters: Split) -> None:
+    with refused("^batch_size must be "):
+        CarliniWagner(batch_size=size)(model, letters)
+
+
+def test_bad_images(model: nn.Module, letters: Split) -> None:
+    with refused("model|shape|images"):
+        CarliniWagner(**QUICK)(model, Split(torch.rand(2, 3, 5, 5), torch.tensor([0, 1])))
+    with refused("model"):
+        CarliniWagner(**QUICK)(None, letters)
