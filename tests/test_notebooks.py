@@ -34,6 +34,7 @@ from advnb import attribution, quality
 from advnb.manifolds import LearnedManifold
 from advnb.perturbations import Region
 from advnb.search import LOSSES, Search
+from advnb.toys import Tsipras
 
 from .conftest import ROOT
 from .notebooks import BAR, FOLDER, VIEW, clean, navigation, prepare
@@ -506,13 +507,21 @@ def kinds_that_changed_places(patch: Patch) -> None:
     )
 
 
-def strategies_that_changed_places(patch: Patch) -> None:
-    shipped, turned = advnb.sweeps.shipped, {"normal": "on-true", "on-true": "normal"}
+def renamed(patch: Patch, names: dict[str, str]) -> None:
+    """The shipped curves under other strategies' names."""
+    shipped = advnb.sweeps.shipped
     patch.setattr(
-        advnb.sweeps, "shipped", lambda name: shipped(name).assign(
-            recipe=lambda t: t.recipe.replace(turned)
-        ),
+        advnb.sweeps, "shipped",
+        lambda name: shipped(name).assign(recipe=lambda t: t.recipe.replace(names)),
     )  # fmt: skip
+
+
+def strategies_that_changed_places(patch: Patch) -> None:
+    renamed(patch, {"normal": "on-true", "on-true": "normal"})
+
+
+def both_at_once_that_changed_places(patch: Patch) -> None:
+    renamed(patch, {"regular": "regular+on-true", "regular+on-true": "regular"})
 
 
 def success_of_other_models(patch: Patch) -> None:
@@ -520,11 +529,25 @@ def success_of_other_models(patch: Patch) -> None:
 
     def mixed(name: str) -> pd.DataFrame:
         table, rows = shipped(name), np.random.default_rng(0)
-        true = table.attack == "on-true"
-        table.loc[true, "value"] = rows.permutation(table.value[true].to_numpy())
+        for attack in ("on-true", "regular"):
+            these = table.attack == attack
+            table.loc[these, "value"] = rows.permutation(table.value[these].to_numpy())
         return table
 
     patch.setattr(advnb.sweeps, "shipped", mixed)
+
+
+def smallest_changes_that_changed_places(patch: Patch) -> None:
+    made, known = advnb.CarliniWagner, advnb.load("fonts").manifold
+
+    def other(set: object = None) -> advnb.CarliniWagner:
+        return made() if set else made(set=advnb.OnManifold(known, 0.3, norm="l2"))
+
+    patch.setattr(advnb, "CarliniWagner", other)
+
+
+def toy_that_nobody_attacks(patch: Patch) -> None:
+    patch.setattr(Tsipras, "attacked", lambda toy, x, y, eps: x)
 
 
 def training_that_learns_nothing(patch: Patch) -> None:
@@ -673,6 +696,31 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
         "05_generalization_curves",
         training_that_learns_nothing,
         ["your model trained along the manifold errs less"],
+    ),
+    (
+        "06_robustness_and_generalization",
+        training_that_learns_nothing,
+        ["your regularly trained model is fooled less often"],
+    ),
+    (
+        "06_robustness_and_generalization",
+        success_of_other_models,
+        ["the slope against the error is at most 0.2", "robustness and accuracy grow together"],
+    ),
+    (
+        "06_robustness_and_generalization",
+        smallest_changes_that_changed_places,
+        ["the smallest regular change is smaller"],
+    ),
+    (
+        "06_robustness_and_generalization",
+        toy_that_nobody_attacks,
+        ["most attacked points belong to the other class"],
+    ),
+    (
+        "06_robustness_and_generalization",
+        both_at_once_that_changed_places,
+        ["training for both errs less than for pixels alone"],
     ),
     (
         "08_blindspots",
