@@ -253,8 +253,14 @@ def generalization(
                 same = _measures(table, attack, against)
                 same = same[(same.recipe == recipe) & same.x.notna()]
                 axes.plot(same.x, same.value, color=colour, **style)
+    for table, style, told in ((paper, OPEN, "printed in the paper"), (own, OWN, "your own")):
+        if table is not None:
+            axes.plot([], [], color="black", label=told, **style)
     if against == "n":
         axes.set_xscale("log")
+        sizes = [n for n in sorted(set(shown.n)) if n in (250, 1000, 5000, 10_000, 40_000)]
+        axes.set_xticks(sizes, [f"{n:,.0f}" for n in sizes])
+        axes.minorticks_off()
     axes.set(xlabel=NAMES.get(against, against), ylabel=NAMES.get(attack, attack))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)

@@ -43,6 +43,10 @@ attacks = {
 }
 StepPanel(advnb.zoo.load("fonts-cnn-normal"), data.test(20), attacks)
 """,
+    "curves": """
+from advnb.live import CurvePanel
+CurvePanel(advnb.curves.summary(advnb.sweeps.shipped("fonts")), paper=advnb.curves.printed())
+""",
 }
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -391,6 +395,23 @@ def test_an_image_stays_what_it_is(latent: tuple[Page, Panel]) -> None:
     panel.wait("another image", lambda: panel.alt.startswith("An image of E,"))
     panel.page.wait_for_timeout(700)
     assert panel.status == "largest change 0.00: inside eta = 0.3"
+
+
+def test_curves_by_choice_and_key(browser: playwright.Browser, lab: str) -> None:
+    page = Page(browser, lab, "curves.ipynb")
+    page.run_all()
+    panel = Panel(page.page)
+    panel.wait("drawn", lambda: panel.alt.startswith("test error against training images, all."))
+    assert "at 250 training images: normal 0.7" in panel.status
+    panel.key("n", "ArrowRight")
+    panel.wait("a larger n", lambda: "at 500 training images" in panel.status)
+    panel.root.locator("select").nth(0).select_option(label="on-true")
+    panel.wait("one strategy", lambda: "against training images, on-true." in panel.alt)
+    panel.root.locator("select").nth(2).select_option(label="test error")
+    panel.wait("another axis", lambda: "against test error, on-true." in panel.alt)
+    assert re.search(r"on-true 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]$", panel.status)
+    assert not page.errors
+    page.page.close()
 
 
 def test_a_key_press_moves_the_letter(latent: tuple[Page, Panel]) -> None:

@@ -685,7 +685,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "05_generalization_curves",
         strategies_that_changed_places,
-        ["on-true training lowers the error", "at N = 1,000 on-true training at least halves"],
+        ["on-true training lowers the error", "at N = 5,000 on-true training at least halves"],
     ),
     (
         "05_generalization_curves",
