@@ -86,7 +86,7 @@ def curves() -> None:
     with tempfile.TemporaryDirectory() as empty:
         table = sweep([c for c in cells if key(c, Measure()) in there], Measure(), cache=empty,
                       progress=False)  # fmt: skip
-    means = advnb.curves.summary(table).set_index(["attack", "recipe", "n"]).value
+    means = advnb.curves.summary(table).set_index(["attack", "recipe", "n"]).value.sort_index()
     paper = printed().query("data == 'fonts'").set_index(["attack", "recipe", "n"]).value
     away = (means - paper).dropna().abs()
     error, true, regular = away["error"], away["on-true"], away["regular"]
