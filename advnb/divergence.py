@@ -1,0 +1,328 @@
+"""The divergence between training and test points in a low-dimensional projection (Zhang et al.,
+ICLR 2019, section 3.2, eq. 3), and how far its estimate can be trusted.
+
+The paper leaves most settings open; here each is a named argument of `kl`. Divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import brief, number, whole
+from .stats import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LogDensity = Callable[[Tensor], Tensor] | Tensor
+Direction = Literal["train||test", "test||train", "symmetric"]
+FLOOR = 1e-6
+CELLS = 4_000_000  # of a grid in all: a larger one takes minutes and gigabytes
+
+
+def density(
+    points: Tensor,
+    at: Tensor,
+    *,
+    bandwidth: Literal["scott"] | float = "scott",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Gaussian kernel density of `points` [n, d] at the places `at` [m, d]: float64 [m].
+
+    The kernel has the points' sample covariance times `bandwidth`^2; Scott's rule is
+    n^(-1/(d+4)). `weights` [n, b], whose columns sum to 1, give the densities [m, b] of b
+    weightings of the same kernels. ValueError where the points span no d-dimensional volume.
+    """
+    points, at = _points("points", points), _points("at", at)
+    n, d = points.shape
+    if bandwidth == "scott":
+        factor = n ** (-1 / (d + 4))
+    else:
+        factor = number("bandwidth", bandwidth, "'scott' or > 0", lambda v: 0 < v < math.inf)
+    centre = points.mean(0)
+    covariance = torch.cov(points.T, correction=1).reshape(d, d) if n > 1 else torch.zeros(d, d)
+    root, failed = torch.linalg.cholesky_ex(covariance.double())
+    # rounding leaves points on a line a width of 1e-16 of their length
+    if failed or root.diagonal().square().min() < 1e-12 * covariance.diagonal().max():
+        raise ValueError(
+            f"{n:,} points of {d} dimensions lie on one point, line or plane: a density needs "
+            "more points, or fewer dimensions"
+        )
+    whiten = torch.linalg.inv(root).T / factor
+    a, b = (at - centre) @ whiten, (points - centre) @ whiten
+    scale = 1 / ((2 * math.pi) ** (d / 2) * factor**d * root.diagonal().prod())
+    shares = points.new_full((n, 1), 1 / n) if weights is None else weights.double()
+    # -|a - b|^2 / 2 as one matrix product
+    left = torch.cat([a, -a.square().sum(1, keepdim=True) / 2, torch.ones_like(a[:, :1])], 1)
+    right = torch.cat([b, torch.ones_like(b[:, :1]), -b.square().sum(1, keepdim=True) / 2], 1).T
+    blocks = left.split(max(1, 1_000_000 // n))
+    found = scale * torch.cat([(block @ right).exp_() @ shares for block in blocks])
+    return found[:, 0] if weights is None else found
+
+
+def integrate_kl(
+    log_p: LogDensity,
+    log_q: LogDensity,
+    low: Tensor,
+    high: Tensor,
+    *,
+    grid: int = 100,
+    floor: float = FLOOR,
+    normalised: bool = True,
+) -> Tensor:
+    """The integral of p log(p / q) over the box from `low` [d] to `high` [d] (Z eq. 3).
+
+    `log_p`, `log_q`: functions of places [m, d], or their values at `centres(low, high, grid)`,
+    [m] or [m, b]. The answer has the shape after m: float64 [] or [b]. Midpoint rule, `grid` cells
+    a side. q is kept above `floor` times the uniform density of the box, and with `normalised` p
+    and q are then divided by their integrals over the box, so that the answer is never negative.
+    """
+    floor = number("floor", floor, "in [0, 1]", lambda v: 0 <= v <= 1)
+    places = centres(low, high, grid)
+    volume = (high.double() - low.double()).prod()
+    # densities as multiples of the box's uniform density: their mean over cells is their integral
+    p, q = (
+        (f if isinstance(f, Tensor) else f(places)).double() + volume.log() for f in (log_p, log_q)
+    )
+    if not len(p) == len(q) == len(places):
+        raise ValueError(f"values are wanted at {len(places)} cells; got {len(p)} and {len(q)}")
+    q = q.clamp(min=math.log(floor) if floor else -math.inf)
+    if normalised:
+        masses = p.exp().mean(0), q.exp().mean(0)
+        if not (masses[0].min() > 0 and masses[1].min() > 0):
+            raise ValueError(
+                "a density is 0 at the centre of every cell: take a larger grid or bandwidth"
+            )
+        p, q = p - masses[0].log(), q - masses[1].log()
+    # where p is 0 the integrand is 0, whatever q
+    return torch.where(p > -math.inf, p.exp() * (p - q), 0.0).mean(0)
+
+
+def centres(low: Tensor, high: Tensor, grid: int) -> Tensor:
+    """Centres of the cells, `grid` a side, of the box from `low` [d] to `high` [d]:
+    float64 [grid^d, d], the last coordinate fastest."""
+    low, high = low.double(), high.double()
+    if low.shape != high.shape or low.ndim != 1 or not (low < high).all():
+        raise ValueError(
+            f"low must be below high in each of d coordinates; got {brief(low.tolist())} and "
+            f"{brief(high.tolist())}"
+        )
+    if whole("grid", grid, 2) ** len(low) > CELLS:
+        raise ValueError(
+            f"{grid}^{len(low)} cells are more than {CELLS:,}: take a smaller grid, or knn_kl"
+        )
+    steps = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
+    return low + (high - low) * torch.cartesian_prod(*[steps] * len(low)).reshape(-1, len(low))
+
+
+def kl(
+    train: Tensor,
+    test: Tensor,
+    *,
+    grid: int = 100,
+    floor: float = FLOOR,
+    bandwidth: Literal["scott"] | float = "scott",
+    direction: Direction = "train||test",
+    normalised: bool = True,
+    margin: float = 0.0,
+    weights: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Divergence of the kernel densities of `train` [n, d] and `test` [m, d] over the box that
+    bounds all points (Z eq. 3): float64 []; with `weights` ([n, b], [m, b]: see `density`) [b].
+
+    What the paper leaves open:
+    - `grid`: cells a side.
+    - `floor`: the least of the density divided by, as a multiple of the box's uniform density,
+      because an absolute one would depend on the projection's scale. The default only bounds what
+      an outlier far from every point of the other set may add; eq. 3 has none.
+    - `bandwidth`: Scott's rule, or the factor of each set's standard deviations.
+    - `direction`: which of the two averages; "symmetric" is the mean of both ways.
+    - `normalised`: the kernels reach beyond the box; whether what is inside counts as 1.
+    - `margin`: how far the box goes beyond the points, as a multiple of its sides.
+    """
+    if direction not in ("train||test", "test||train", "symmetric"):
+        raise ValueError(
+            f"direction must be 'train||test', 'test||train' or 'symmetric'; got {brief(direction)}"
+        )
+    margin = number("margin", margin, "in [0, 10]", lambda v: 0 <= v <= 10)
+    train, test = _points("train", train), _points("test", test, like=train)
+    both = torch.cat([train, test])
+    low, high = both.amin(0), both.amax(0)
+    low, high = low - margin * (high - low), high + margin * (high - low)
+    if not (low < high).all():
+        raise ValueError("all points are alike in a coordinate: drop it, it has no density")
+    places = centres(low, high, grid)
+    p, q = (
+        density(points, places, bandwidth=bandwidth, weights=share).log()
+        for points, share in zip((train, test), weights or (None, None))
+    )
+    ways = {"train||test": [(p, q)], "test||train": [(q, p)]}.get(direction, [(p, q), (q, p)])
+    found = [integrate_kl(a, b, low, high, grid=grid, floor=floor, normalised=normalised)
+             for a, b in ways]  # fmt: skip
+    return torch.stack(found).mean(0)
+
+
+@dataclass(frozen=True, repr=False)
+class Divergence:
+    """The mean over classes with its 95 % interval; `classes` has each class's own value.
+
+    The interval is of the points' sampling alone, with network, projection and kernels as they are:
+    it says where another sample's estimate would be, not where the divergence is. Another run of
+    the projection is not in it, nor the bias that smoothing and noise give the estimate. `bias` is
+    the bootstrap's estimate of what noise gives, which is most of it unless test points are
+    narrower than training points; `value - bias` is nearer the divergence.
+    """
+
+    value: float
+    low: float
+    high: float
+    bias: float
+    classes: dict[int, float]
+
+    def __str__(self) -> str:
+        n = len(self.classes)
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] ({n} classes)"
+
+    __repr__ = __str__
+
+
+def kl_by_class(
+    train: Tensor,
+    train_y: Tensor,
+    test: Tensor,
+    test_y: Tensor,
+    *,
+    replicates: int = 200,
+    seed: int = 0,
+    **settings: Any,
+) -> Divergence:
+    """`kl` of each class's points, and the mean over classes (Z section 4.3, table 1).
+
+    `train` [n, d] and `test` [m, d] with labels int64 [n], [m]; `settings` are `kl`'s. For the
+    interval each class's points are drawn again with replacement, `replicates` times, and the
+    kernels kept. As a replicate is the estimate of an estimate, with the bias twice, the interval
+    is the replicates' spread put around the value. ValueError names a class with too few points.
+    """
+    train, test = _points("train", train), _points("test", test, like=train)
+    for name, y, points in (("train_y", train_y, train), ("test_y", test_y, test)):
+        if y.dtype != torch.int64 or y.shape != points.shape[:1]:
+            told = f"{y.dtype} {list(y.shape)}"
+            raise ValueError(f"{name} must be int64 labels [{len(points)}]; got {told}")
+    train_y, test_y, least = train_y.cpu(), test_y.cpu(), train.shape[1] + 1
+    stream, found = generator(seed), {}
+    for label in torch.cat([train_y, test_y]).unique().tolist():
+        sets = train[train_y == label], test[test_y == label]
+        if min(map(len, sets)) < least:
+            raise ValueError(
+                f"class {label} has {len(sets[0])} training and {len(sets[1])} test points: a "
+                f"density needs {least} of each, so take more or leave the class out"
+            )
+        first, second = (_resamples(len(part), replicates, stream) for part in sets)
+        found[label] = kl(*sets, weights=(first, second), **settings)
+    value, *drawn = torch.stack(list(found.values())).mean(0).tolist()
+    bias = mean(drawn) - value
+    low, high = (float(end) - bias for end in np.quantile(drawn, [0.025, 0.975]))
+    return Divergence(value, low, high, bias, {k: v[0].item() for k, v in found.items()})
+
+
+def knn_kl(train: Tensor, test: Tensor, *, k: int = 1) -> float:
+    """The divergence KL(train || test) of points [n, d] and [m, d] without any density, in any
+    dimension: d/n sum log(nu_k / rho_k) + log(m / (n - 1)), where rho_k and nu_k are a training
+    point's distances to its k-th neighbour in `train` and in `test` (Wang, Kulkarni and Verdu, IEEE
+    Trans. Inf. Theory 2009).
+
+    It may be negative; a larger k has less spread and more bias. A training point that copies give
+    a distance of 0 is looked at again with k doubled, for both distances, as often as needed: the
+    counts still cancel. ValueError where copies leave no distance.
+    """
+    from scipy.spatial import cKDTree
+
+    train, test = _points("train", train), _points("test", test, like=train)
+    (n, d), m = train.shape, len(test)
+    most = min(n - 1, m)
+    if whole("k", k, 1) > most:
+        raise ValueError(
+            f"{n} training and {m} test points are too few for k = {k}: take at least {k + 1} "
+            f"and {k}, or a smaller k"
+        )
+    own, other = cKDTree(train.numpy()), cKDTree(test.numpy())
+    left, total = train.numpy(), 0.0
+    while len(left):
+        rho = own.query(left, [k + 1])[0][:, 0]  # the first neighbour is the point itself
+        nu = other.query(left, [k])[0][:, 0]
+        apart = (rho > 0) & (nu > 0)
+        total += float(np.log(nu[apart] / rho[apart]).sum())
+        left = left[~apart]
+        if len(left) and k == most:
+            raise ValueError(f"{len(left)} points are copies of most others: remove the copies")
+        k = min(2 * k, most)
+    return d * total / n + math.log(m / (n - 1))
+
+
+def halves(
+    points: Tensor,
+    sizes: Sequence[int],
+    *,
+    share: float = 1.0,
+    repeats: int = 20,
+    k: int = 1,
+    seed: int = 0,
+    **settings: Any,
+) -> pd.DataFrame:
+    """The estimates where the truth is 0: between random disjoint parts of `points` [n, d], as
+    `train` and `test`.
+
+    A row for each of `sizes`, the number of training points; `share` is the number of test points
+    for each of them. Columns: train, test (numbers of points), then mean and standard deviation
+    over `repeats` splits of `kl` (with `settings`) and of `knn_kl`.
+    """
+    import pandas as pd
+
+    points = _points("points", points)
+    number("share", share, "> 0", lambda v: 0 < v < math.inf)
+    whole("repeats", repeats, 2)
+    stream, rows = generator(seed), []
+    for n in sizes:
+        m = round(whole("a size", n, 1) * share)
+        if n + m > len(points):
+            raise ValueError(f"{n:,} + {m:,} points are wanted; there are {len(points):,}")
+        drawn = [torch.randperm(len(points), generator=stream) for _ in range(repeats)]
+        parts = [(points[order[:n]], points[order[n : n + m]]) for order in drawn]
+        by_kernel = [kl(*part, **settings).item() for part in parts]
+        by_knn = [knn_kl(*part, k=k) for part in parts]
+        rows.append((n, m, mean(by_kernel), stdev(by_kernel), mean(by_knn), stdev(by_knn)))
+    return pd.DataFrame(rows, columns=["train", "test", "kl", "kl_sd", "knn", "knn_sd"])
+
+
+def _points(name: str, points: Tensor, like: Tensor | None = None) -> Tensor:
+    """The points in float64 on the CPU; ValueError unless they are finite numbers [n, d]."""
+    if not isinstance(points, Tensor) or points.ndim != 2 or not points.numel():
+        told = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise ValueError(f"{name} must be a tensor of points [n, d], not empty; got {told}")
+    points = points.detach().cpu().double()
+    if not points.isfinite().all():
+        raise ValueError(f"{name} has NaN or infinite numbers: leave those points out")
+    if like is not None and points.shape[1] != like.shape[1]:
+        raise ValueError(
+            f"both sets must be projected together: {name} has {points.shape[1]} dimensions and "
+            f"the other {like.shape[1]}"
+        )
+    return points
+
+
+def _resamples(n: int, replicates: int, stream: torch.Generator) -> Tensor:
+    """Weights [n, 1 + replicates]: equal ones, then those of points drawn with replacement."""
+    whole("replicates", replicates, 1)
+    drawn = torch.randint(n, (replicates, n), generator=stream)
+    counts = torch.ones(1 + replicates, n, dtype=torch.float64)
+    counts[1:] = 0
+    counts[1:].scatter_add_(1, drawn, torch.ones_like(counts[1:]))
+    return counts.T / n
