@@ -20,6 +20,8 @@ class Profile:
     panel: int  # images a panel attacks
     epochs: int  # of a model that a notebook trains
     neighbours: int  # training images among which neighbours are sought
+    far: int  # test images whose distance to the training set is held against an attack
+    plane: int  # training images, and test images, of a projection to the plane
     searched: int  # images whose nearest letter of all is sought
     cells: int  # cells a side of a plane of decision regions
     curve: tuple[int, ...]  # training images of the models on a curve
@@ -31,10 +33,19 @@ PRINTED = (250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 7500, 10_000, 15_
            40_000)  # fmt: skip
 
 PROFILES = {
-    "smoke": Profile("smoke", 500, 60, 2, 60, 12, 2, 2000, 10, 5, (250,), 1),
-    "course": Profile("course", 10_000, 500, 3, 500, 64, 20, 20_000, 60, 15, (250, 1000), 1),
-    "paper": Profile("paper", 10_000, 1000, 5, 2000, 256, 20, 60_000, 500, 41, PRINTED, 5),
-}
+    "smoke": Profile(
+        "smoke", tested=500, attacked=60, restarts=2, table=60, panel=12, epochs=2,
+        neighbours=2000, far=500, plane=150, searched=10, cells=5, curve=(250,), seeds=1,
+    ),
+    "course": Profile(
+        "course", tested=10_000, attacked=500, restarts=3, table=500, panel=64, epochs=20,
+        neighbours=20_000, far=2000, plane=1500, searched=60, cells=15, curve=(250, 1000), seeds=1,
+    ),
+    "paper": Profile(
+        "paper", tested=10_000, attacked=1000, restarts=5, table=2000, panel=256, epochs=20,
+        neighbours=60_000, far=10_000, plane=10_000, searched=500, cells=41, curve=PRINTED, seeds=5,
+    ),
+}  # fmt: skip
 
 
 def profile(name: str | None = None) -> Profile:

@@ -135,6 +135,81 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     return Estimate(float(found.slope), found.slope - half, found.slope + half, len(x))
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Spearman's correlation with Bonett and Wright's (2000) interval; at least four pairs."""
+    from scipy.stats import spearmanr
+
+    x, y = _pairs(x, y, 4)
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return Estimate(math.nan, -1.0, 1.0, len(x))
+    found = float(spearmanr(x, y).statistic)
+    middle, half = math.atanh(found), Z95 * math.sqrt((1 + found**2 / 2) / (len(x) - 3))
+    return Estimate(found, math.tanh(middle - half), math.tanh(middle + half), len(x))
+
+
+def logistic(x: Sequence[float], hit: Sequence[float]) -> Estimate:
+    """How much the log odds of a hit grow with one standard deviation of x: the slope of a logistic
+    regression with Wald's interval. NaN and no bounds where no slope can be told: x or hit are all
+    the same, or a value of x parts hits from misses."""
+    x, hit = _pairs(x, hit, 4)
+    place, y = (torch.tensor(row, dtype=torch.float64) for row in (x, hit))
+    unknown = Estimate(math.nan, -math.inf, math.inf, len(x))
+    if place.std() == 0 or y.min() == y.max():
+        return unknown
+    rows = torch.stack([torch.ones_like(place), (place - place.mean()) / place.std()], 1)
+    b = torch.zeros(2, dtype=torch.float64)
+    for _ in range(50):  # Newton's method
+        p = torch.sigmoid(rows @ b)
+        information = rows.T @ (rows * (p * (1 - p))[:, None])
+        step, failed = torch.linalg.solve_ex(information, rows.T @ (y - p))
+        if failed or not step.isfinite().all() or b.abs().max() > 50:
+            return unknown
+        b = b + step
+        if step.abs().max() < 1e-9:
+            half = Z95 * torch.linalg.inv(information)[1, 1].sqrt().item()
+            value = b[1].item()
+            return Estimate(value, value - half, value + half, len(x))
+    return unknown
+
+
+def difference(a: Tensor, b: Tensor) -> Estimate:
+    """Mean of a [n] less mean of b [m], unpaired, with Welch's interval; `n` is n + m. NaN and no
+    bounds where either has fewer than two values."""
+    from scipy.stats import ttest_ind
+
+    count = len(a) + len(b)
+    if min(len(a), len(b)) < 2:
+        return Estimate(math.nan, -math.inf, math.inf, count)
+    x, y = a.cpu().double(), b.cpu().double()
+    value = (x.mean() - y.mean()).item()
+    if x.std() + y.std() == 0:
+        return Estimate(value, value, value, count)
+    between = ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
+    return Estimate(value, float(between.low), float(between.high), count)
+
+
+def apart(a: Rate | Estimate, b: Rate | Estimate) -> Estimate:
+    """a less b, for two independent numbers with intervals: Newcombe's (1998) interval, which adds
+    the squares of what lies between value and bound. `n` is that of both together."""
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, low, high, a.n + b.n)
+
+
+def bootstrap(values: Tensor, *, repeats: int = 2000, seed: int = 0) -> Estimate:
+    """The mean of values [n] with its bootstrap interval (percentiles of resampled means)."""
+    values = values.detach().cpu().double()
+    n, stream = len(values), generator(seed)
+    if n == 0:
+        return Estimate(math.nan, -math.inf, math.inf, 0)
+    means = torch.stack(
+        [values[torch.randint(n, (n,), generator=stream)].mean() for _ in range(repeats)]
+    )
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(values.mean().item(), low, high, n)
+
+
 def _pairs(x: Sequence[float], y: Sequence[float], least: int) -> tuple[list[float], list[float]]:
     a, b = [float(v) for v in x], [float(v) for v in y]
     if len(a) != len(b) or len(a) < least:

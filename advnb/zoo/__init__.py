@@ -61,6 +61,7 @@ class Entry:
     attack: Attack
     attacked: int  # the first images of the test set that the card's success rate counts
     seed: int = 0
+    ships: bool = True  # else `zoo train` makes it, where its data is
 
 
 ENTRIES = {
@@ -82,12 +83,20 @@ ENTRIES = {
     "cifar10-cnn-adversarial": Entry(
         "cifar10", "WideCNN", 50_000, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000
     ),
+    # 26,640 images: those that torchvision calls the training set
+    "gtsrb-cnn-normal": Entry(
+        "gtsrb", "WideCNN", 26_640, normal(), 20, pgd(8 / 255, 2 / 255), 1000, ships=False
+    ),
+    "gtsrb-cnn-adversarial": Entry(
+        "gtsrb", "WideCNN", 26_640, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000,
+        ships=False,
+    ),
 }
 
 
 def names() -> tuple[str, ...]:
-    """The models there are."""
-    return tuple(ENTRIES)
+    """The models that ship."""
+    return tuple(name for name, made in ENTRIES.items() if made.ships)
 
 
 def entry(name: str) -> Entry:
@@ -97,6 +106,11 @@ def entry(name: str) -> Entry:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ENTRIES)}"
         raise ValueError(f"the zoo has no model {brief(name)}; {hint}")
     return ENTRIES[name]
+
+
+def made(name: str, folder: Path = FOLDER) -> bool:
+    """Whether there is a model of that name to load."""
+    return name in ENTRIES and (Path(folder) / f"{name}.json").is_file()
 
 
 def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
