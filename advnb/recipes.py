@@ -11,9 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
+from torch import Tensor, nn
+
 from .attacks import Attack
+from .certify import RobustLoss
 from .checks import brief, number, whole
 from .perturbations import Affine, PerturbationSet, Start
+from .relaxations import Inner, Method
+from .transport import Mean, Smoothed, Transport
 
 
 class Schedule(Protocol):
@@ -49,17 +54,29 @@ class OneCycle:
         return low + (self.peak - low) * (1 - math.cos(math.pi * part)) / 2
 
 
-@dataclass(frozen=True)
+class Loss(Protocol):
+    """What a part learns from, a mean over its images: x [n, C, H, W] (attacked where the part
+    is), the logits [n, K] that the model in train mode gave for them, labels y [n], and how far
+    the recipe's warm-up has got, from 0 to 1. A checkpoint knows it by its repr, so that a
+    dataclass serves best."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, output: Tensor, y: Tensor, growth: float
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True, repr=False)
 class Part:
     """A share of every batch: attacked, or clean where `attack` is None.
 
     `within`: drawn only from images whose own code lies within this much of zero, in every
-    number (S's training on a learned manifold: 2).
+    number (S's training on a learned manifold: 2). `loss`: cross-entropy if None.
     """
 
     share: float
     attack: Attack | None = None
     within: float | None = None
+    loss: Loss | None = None
 
     def __post_init__(self) -> None:
         number("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
@@ -71,12 +88,19 @@ class Part:
             raise ValueError(
                 f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(self.attack)}"
             )
+        if self.loss is not None and not callable(self.loss):
+            raise ValueError(f"loss must be a function or None; got {brief(self.loss)}")
+
+    def __repr__(self) -> str:
+        # a run of cross-entropy is told as it was before there were other losses
+        told = "" if self.loss is None else f", loss={self.loss!r}"
+        return f"Part(share={self.share!r}, attack={self.attack!r}, within={self.within!r}{told})"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The loss is the mean over the parts of their mean cross-entropy, so that
-    parts weigh the same whatever their shares (S eq. 2, 4).
+    """How to train. The loss is the mean over the parts of their mean losses, cross-entropy if
+    they name none, so that parts weigh the same whatever their shares (S eq. 2, 4).
 
     Adam with `betas` and coupled L2 `weight_decay` on all parameters (S); over the first
     `warmup` epochs the attacks' radius grows linearly from 0. With `apart`, every part of a batch
@@ -184,7 +208,58 @@ def combined(recipes: Sequence[Recipe]) -> Recipe:
     if any(other != bare[0] for other in bare):
         raise ValueError("the recipes differ in more than their parts: give all the same settings")
     parts = [part for r in recipes for part in r.parts]
-    clean = sum(part.share for part in parts if part.attack is None) / len(recipes)
-    attacked = [replace(p, share=p.share / len(recipes)) for p in parts if p.attack is not None]
+    plain = [part.attack is None and part.loss is None for part in parts]
+    clean = sum(part.share for part, same in zip(parts, plain) if same) / len(recipes)
+    others = [replace(p, share=p.share / len(recipes)) for p, same in zip(parts, plain) if not same]
     first = [Part(clean)] if clean else []
-    return replace(recipes[0], parts=(*first, *attacked))
+    return replace(recipes[0], parts=(*first, *others))
+
+
+def certified(
+    eps: float = 0.1,
+    *,
+    method: Method = "ibp",
+    inner: Inner = "ibp",
+    start: float = 0.0,
+    weight: tuple[float, float] = (0.0, 0.5),
+    **settings: Any,
+) -> Recipe:
+    """Training on bounds, so that `advnb.certify` has something to certify within `eps`.
+
+    By default Gowal et al.'s (2018): intervals, their radius growing from `start` to `eps` over
+    the `warmup` epochs, and their weight in the loss from and to those of `weight`. Wong and
+    Kolter's (2018) loss is method="dual", inner="backward", weight=(1, 1), start=0.01: a GPU's
+    work. inner="ibp" is its fast form.
+    """
+    number("eps", eps, "a number in (0, 1]", lambda v: 0 < v <= 1)
+    number("start", start, f"a number from 0 to eps = {eps:g}", lambda v: 0 <= v <= eps)
+    if not isinstance(weight, Sequence) or len(weight) != 2:
+        raise ValueError(f"weight must be two numbers in [0, 1]; got {brief(weight)}")
+    for value in weight:
+        number("weight", value, "two numbers in [0, 1]", lambda v: 0 <= v <= 1)
+    loss = RobustLoss((start, eps), (weight[0], weight[1]), method, inner)
+    usual = {"betas": (0.9, 0.999), "weight_decay": 0.0, "schedule": OneCycle(0.002), "warmup": 8.0}
+    return Recipe((Part(1.0, loss=loss),), **{**usual, **settings})
+
+
+def wrm(
+    scale: float = 1.3,
+    *,
+    steps: int = 16,
+    lr: float = 0.3,
+    smoothing: float = 0.1,
+    **settings: Any,
+) -> Recipe:
+    """Distributionally robust training (Sinha et al. 2018, algorithm 1): every image is moved to
+    where scale * loss - |change|^2 / 2 is large, scale = 1 / (2 gamma), by gradient steps from x.
+
+    The published steps shrink as 1/sqrt(t); steps of 0.3 reach the same values.
+    """
+    loss = Smoothed(smoothing)
+    attack = Attack(
+        Transport(scale), steps=steps, lr=lr, optimizer="sign", start="zero", loss=loss,
+        keep="strongest",
+    )  # fmt: skip
+    usual = {"betas": (0.9, 0.999), "weight_decay": 0.0, "schedule": Decay(0.001, 1.0)}
+    part = Part(1.0, attack, loss=Mean(loss))
+    return Recipe((part,), **{"batch_size": 256, **usual, **settings})

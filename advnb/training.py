@@ -19,7 +19,7 @@ from .attacks import Attack
 from .checks import brief, whole
 from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, full_precision, kept_random, probe, seed_device
-from .recipes import Recipe
+from .recipes import Part, Recipe
 from .splits import Split
 from .stats import generator
 
@@ -101,7 +101,10 @@ def fit(
                     ]
                     model.train()
                     outputs = _outputs(model, torch.cat(images)).split([len(p) for p in parts])
-                    means = [cross_entropy(o, part.y) for o, part in zip(outputs, parts)]
+                    means = [
+                        _loss(recipe.parts[k], model, x, output, part.y, growth)
+                        for k, x, output, part in zip(update, images, outputs, parts)
+                    ]
                     loss = torch.stack(means).mean()
                     optimizer.zero_grad()
                     loss.backward()
@@ -186,6 +189,23 @@ def _images(
     model.eval()
     attack = replace(attack, set=attack.set.scaled(growth), seed=_draw(key[0], 2, *key[1:]))
     return attack.adversarial(model, piece).detach()
+
+
+def _loss(
+    part: Part, model: nn.Module, x: Tensor, output: Tensor, y: Tensor, growth: float
+) -> Tensor:
+    """What a part's images are learned by; ValueError where its own loss is of no use."""
+    if part.loss is None:
+        return cross_entropy(output, y)
+    loss = part.loss(model, x, output, y, growth)
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"a part's loss must be one number that keeps the way back to the weights; got {what}"
+        )
+    if not loss.isfinite():
+        raise ValueError("the loss is NaN or infinite: lower the schedule's learning rate")
+    return loss
 
 
 def _draw(*key: int) -> int:
