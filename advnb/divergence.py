@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LogDensity = Callable[[Tensor], Tensor] | Tensor
 Direction = Literal["train||test", "test||train", "symmetric"]
 FLOOR = 1e-6
-CELLS = 4_000_000  # of a grid in all: a larger one takes minutes and gigabytes
+VALUES = 10_000_000  # of a density, cells times weightings: more take minutes and gigabytes
 
 
 def density(
@@ -48,8 +48,9 @@ def density(
     else:
         factor = number("bandwidth", bandwidth, "'scott' or > 0", lambda v: 0 < v < math.inf)
     centre = points.mean(0)
-    covariance = torch.cov(points.T, correction=1).reshape(d, d) if n > 1 else torch.zeros(d, d)
-    root, failed = torch.linalg.cholesky_ex(covariance.double())
+    around = points - centre
+    covariance = around.T @ around / max(1, n - 1)
+    root, failed = torch.linalg.cholesky_ex(covariance)
     # rounding leaves points on a line a width of 1e-16 of their length
     if failed or root.diagonal().square().min() < 1e-12 * covariance.diagonal().max():
         raise ValueError(
@@ -57,13 +58,13 @@ def density(
             "more points, or fewer dimensions"
         )
     whiten = torch.linalg.inv(root).T / factor
-    a, b = (at - centre) @ whiten, (points - centre) @ whiten
+    a, b = (at - centre) @ whiten, around @ whiten
     scale = 1 / ((2 * math.pi) ** (d / 2) * factor**d * root.diagonal().prod())
     shares = points.new_full((n, 1), 1 / n) if weights is None else weights.double()
     # -|a - b|^2 / 2 as one matrix product
     left = torch.cat([a, -a.square().sum(1, keepdim=True) / 2, torch.ones_like(a[:, :1])], 1)
     right = torch.cat([b, torch.ones_like(b[:, :1]), -b.square().sum(1, keepdim=True) / 2], 1).T
-    blocks = left.split(max(1, 1_000_000 // n))
+    blocks = left.split(max(1, 500_000 // n))
     found = scale * torch.cat([(block @ right).exp_() @ shares for block in blocks])
     return found[:, 0] if weights is None else found
 
@@ -111,14 +112,10 @@ def centres(low: Tensor, high: Tensor, grid: int) -> Tensor:
     float64 [grid^d, d], the last coordinate fastest."""
     low, high = low.double(), high.double()
     if low.shape != high.shape or low.ndim != 1 or not (low < high).all():
-        raise ValueError(
-            f"low must be below high in each of d coordinates; got {brief(low.tolist())} and "
-            f"{brief(high.tolist())}"
-        )
-    if whole("grid", grid, 2) ** len(low) > CELLS:
-        raise ValueError(
-            f"{grid}^{len(low)} cells are more than {CELLS:,}: take a smaller grid, or knn_kl"
-        )
+        told = f"{brief(low.tolist())} and {brief(high.tolist())}"
+        raise ValueError(f"low must be below high in each of d coordinates; got {told}")
+    if whole("grid", grid, 2) ** len(low) > VALUES:
+        raise ValueError(f"{grid}^{len(low)} cells are too many: take a smaller grid, or knn_kl")
     steps = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
     return low + (high - low) * torch.cartesian_prod(*[steps] * len(low)).reshape(-1, len(low))
 
@@ -160,6 +157,11 @@ def kl(
     if not (low < high).all():
         raise ValueError("all points are alike in a coordinate: drop it, it has no density")
     places = centres(low, high, grid)
+    if weights and len(places) * weights[0].shape[1] > VALUES:
+        raise ValueError(
+            f"{len(places):,} cells times {weights[0].shape[1]:,} weightings are too many: take a "
+            "smaller grid or fewer replicates"
+        )
     p, q = (
         density(points, places, bandwidth=bandwidth, weights=share).log()
         for points, share in zip((train, test), weights or (None, None))
@@ -207,14 +209,15 @@ def kl_by_class(
     """`kl` of each class's points, and the mean over classes (Z section 4.3, table 1).
 
     `train` [n, d] and `test` [m, d] with labels int64 [n], [m]; `settings` are `kl`'s. For the
-    interval each class's points are drawn again with replacement, `replicates` times, and the
-    kernels kept. As a replicate is the estimate of an estimate, with the bias twice, the interval
-    is the replicates' spread put around the value. ValueError names a class with too few points.
+    interval each class's points are drawn again with replacement, `replicates` times (0: the ends
+    are NaN), and the kernels kept. A replicate is the estimate of an estimate and has the bias
+    twice, so the interval is the replicates' spread, put around the value. ValueError names a class
+    with too few points.
     """
     train, test = _points("train", train), _points("test", test, like=train)
     for name, y, points in (("train_y", train_y, train), ("test_y", test_y, test)):
-        if y.dtype != torch.int64 or y.shape != points.shape[:1]:
-            told = f"{y.dtype} {list(y.shape)}"
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != points.shape[:1]:
+            told = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else brief(y)
             raise ValueError(f"{name} must be int64 labels [{len(points)}]; got {told}")
     train_y, test_y, least = train_y.cpu(), test_y.cpu(), train.shape[1] + 1
     stream, found = generator(seed), {}
@@ -228,6 +231,7 @@ def kl_by_class(
         first, second = (_resamples(len(part), replicates, stream) for part in sets)
         found[label] = kl(*sets, weights=(first, second), **settings)
     value, *drawn = torch.stack(list(found.values())).mean(0).tolist()
+    drawn = drawn or [math.nan]
     bias = mean(drawn) - value
     low, high = (float(end) - bias for end in np.quantile(drawn, [0.025, 0.975]))
     return Divergence(value, low, high, bias, {k: v[0].item() for k, v in found.items()})
@@ -320,9 +324,7 @@ def _points(name: str, points: Tensor, like: Tensor | None = None) -> Tensor:
 
 def _resamples(n: int, replicates: int, stream: torch.Generator) -> Tensor:
     """Weights [n, 1 + replicates]: equal ones, then those of points drawn with replacement."""
-    whole("replicates", replicates, 1)
-    drawn = torch.randint(n, (replicates, n), generator=stream)
-    counts = torch.ones(1 + replicates, n, dtype=torch.float64)
-    counts[1:] = 0
-    counts[1:].scatter_add_(1, drawn, torch.ones_like(counts[1:]))
-    return counts.T / n
+    drawn = torch.randint(n, (whole("replicates", replicates), n), generator=stream)
+    counts = torch.zeros(replicates, n, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    return torch.cat([counts.new_ones(1, n), counts]).T / n
