@@ -10,6 +10,7 @@ try:
     from .attacks import Attack, AttackResult, AttackWarning
     from .blindspots import scale_shift, valid_shift
     from .data import Dataset, load
+    from .embedding import distance_to_training_set, nearest
     from .minimal import CarliniWagner
     from .models import accuracy
     from .perturbations import Affine, OnManifold, Pixels
@@ -40,10 +41,15 @@ __all__ = [
     "accuracy",
     "blindspots",
     "curves",
+    "distance_to_training_set",
+    "distances",
+    "divergence",
+    "embedding",
     "fit",
     "live",
     "load",
     "models",
+    "nearest",
     "plots",
     "profile",
     "quality",
@@ -57,8 +63,11 @@ __all__ = [
 ]  # fmt: skip
 
 
+LAZY = {"blindspots", "curves", "distances", "divergence", "live", "plots", "quality", "vaegan"}
+
+
 def __getattr__(name: str) -> Any:
     # matplotlib, pandas and ipywidgets load only where they are used
-    if name in ("blindspots", "curves", "live", "plots", "quality", "vaegan"):
+    if name in LAZY:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -129,7 +129,10 @@ class PCA:
         flat = embed(pixels, train)
         most = min(flat.shape[1], len(flat) - 1)
         if whole("d", d, 1) > most:
-            raise ValueError(f"d must be at most {most}: fewer than images, no more than pixels")
+            raise ValueError(
+                f"there are at most {most} components, fewer than images and no more than pixels; "
+                f"got {d}"
+            )
         self.mean = flat.mean(0)
         spread = torch.cov(flat.T).view(flat.shape[1], -1)
         self.basis = torch.linalg.eigh(spread)[1][:, -d:]

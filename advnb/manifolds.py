@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .checks import brief, whole
+from .embedding import PCA, pixels
 from .learned import LearnedManifold
+from .neighbours import nearest_rows
 from .splits import Split
 
 __all__ = ["LearnedManifold", "NeighbourManifold"]
@@ -46,32 +48,13 @@ class NeighbourManifold:
             raise ValueError(f'centre must be "x" or "mean"; got {brief(centre)}')
         self.k, self.centre, self.train = k, centre, train
         self._pixels = train.x.flatten(1)
-        self._basis: Tensor | None = None
-        if pca is not None:
-            side = self._pixels.shape[1]
-            most = min(side, len(train) - 1)
-            if whole("pca", pca, 1) > most:
-                raise ValueError(
-                    f"pca must be at most {most}: fewer than images, no more than pixels"
-                )
-            spread = torch.cov(self._pixels.T).view(side, side)
-            self._basis = torch.linalg.eigh(spread)[1][:, -pca:]
-        self._keys = self._key(self._pixels)
-        self._lengths = torch.einsum("np,np->n", self._keys, self._keys)
-
-    def _key(self, flat: Tensor) -> Tensor:
-        return flat if self._basis is None else flat @ self._basis
+        self._key = pixels if pca is None else PCA(train, whole("pca", pca, 1))
+        self._keys = self._key(train.x)
 
     def neighbours(self, x: Tensor) -> Tensor:
         """Positions of the k nearest training images of x [N, C, H, W], nearest first, [N, k]."""
-        key = self._key(self._checked(x))
-        parts = [  # |a - b|^2 without |a|^2, which moves no neighbour before another
-            torch.addmm(self._lengths, part, self._keys.T, alpha=-2)
-            .topk(self.k, largest=False)
-            .indices
-            for part in key.split(CHUNK)
-        ]
-        return torch.cat(parts)
+        images = self._checked(x).view(x.shape)
+        return nearest_rows(self._key(images), self._keys, self.k).index
 
     def project(self, x: Tensor, split: Split) -> Tensor:
         """The nearest point of the subspace through x's neighbours, [N, C, H, W]; `split` holds

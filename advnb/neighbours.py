@@ -41,7 +41,7 @@ def nearest_rows(rows: Tensor, among: Tensor | Iterable[Tensor], k: int) -> Near
     `rows` [N, d].
 
     Candidates come from |a - b|^2 = |a|^2 - 2 ab + |b|^2 in the rows' own precision, a matrix
-    product; the distances of the candidates from their differences, summed in float64. Where the
+    product; the distances of the candidates from their differences in float64. Where the
     product's rounding could hide a nearer row, all distances of that row are found so. Equal
     distances are in the order of their positions.
 
@@ -84,9 +84,11 @@ def _in_block(rows: Tensor, block: Tensor, k: int) -> Nearest:
             others = near.gather(1, among).amax(1) + own  # squared; no other row is closer
             error = rounding * (own.sqrt() + widest) ** 2
             doubt = (found.distance[:, -1] ** 2 > others - error).nonzero()[:, 0]
+            every = torch.arange(len(block), device=rows.device)[None].split(1 + CELLS // (8 * d), 1)
             for row in doubt.tolist():
-                every = torch.arange(len(block), device=rows.device)[None]
-                again = Nearest(every, _distances(part[row : row + 1], block, every)).first(k)
+                one = part[row : row + 1]
+                away = [Nearest(some, _distances(one, block, some)) for some in every]
+                again = Nearest.join(away, 1).first(k)
                 found.index[row], found.distance[row] = again.index[0], again.distance[0]
         parts.append(found)
     return Nearest.join(parts)
@@ -95,10 +97,10 @@ def _in_block(rows: Tensor, block: Tensor, k: int) -> Nearest:
 def _distances(rows: Tensor, block: Tensor, index: Tensor) -> Tensor:
     """From each row [N, d] to the block's rows at its positions [N, c]."""
     wide = torch.float32 if rows.device.type == "mps" else torch.float64  # MPS has no float64
-    found, n = [], max(1, CELLS // (4 * index.shape[1] * rows.shape[1]))
+    found, n = [], max(1, CELLS // (8 * index.shape[1] * rows.shape[1]))
     for part, at in zip(rows.split(n), index.split(n)):
-        away = block[at] - part[:, None]
-        found.append(torch.linalg.vector_norm(away, dim=2, dtype=wide))
+        away = block[at].to(wide) - part[:, None]
+        found.append(torch.linalg.vector_norm(away, dim=2))
     return torch.cat(found)
 
 

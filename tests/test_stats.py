@@ -10,9 +10,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr, t
+from sklearn.linear_model import LogisticRegression
 
-from advnb.stats import Rate, correlation, generator, rate, slope, wilcoxon
+from advnb.stats import (
+    Estimate,
+    Rate,
+    apart,
+    bootstrap,
+    correlation,
+    difference,
+    generator,
+    logistic,
+    rank_correlation,
+    rate,
+    slope,
+    wilcoxon,
+)
 
 
 def width(r: Rate) -> float:
@@ -131,3 +145,85 @@ def test_wilcoxon_by_counting_signs() -> None:
     ]
     assert wilcoxon(a, b) == pytest.approx(sum(s >= seen for s in sums) / 32)
     assert wilcoxon(b, a) > 0.5
+
+
+def test_the_rank_correlation_is_scipys_and_its_interval_the_bootstraps() -> None:
+    stream = generator(0)
+    x = torch.randn(400, generator=stream)
+    y = (0.6 * x + torch.randn(400, generator=stream)).exp()  # ranks do not mind
+    found = rank_correlation(x.tolist(), y.tolist())
+    assert found.value == pytest.approx(spearmanr(x, y).statistic)
+    draws = torch.randint(400, (1000, 400), generator=stream)
+    again = [spearmanr(x[row], y[row]).statistic for row in draws]
+    assert (found.low, found.high) == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.02)
+
+
+def test_a_rank_correlation_of_constants_is_unknown() -> None:
+    found = rank_correlation([1, 1, 1, 1], [1, 2, 3, 4])
+    assert math.isnan(found.value)
+    assert (found.low, found.high) == (-1, 1)
+
+
+@given(a=st.integers(3, 60), b=st.integers(3, 60), c=st.integers(3, 60), d=st.integers(3, 60))
+def test_the_logistic_slope_of_two_groups_is_their_log_odds_ratio(
+    a: int, b: int, c: int, d: int
+) -> None:
+    x = [0.0] * (a + b) + [1.0] * (c + d)
+    hit = [1.0] * a + [0.0] * b + [1.0] * c + [0.0] * d
+    found, unit = logistic(x, hit), np.std(x, ddof=1)
+    assert found.value / unit == pytest.approx(math.log(c / d) - math.log(a / b), abs=1e-6)
+    half = 1.959963985 * math.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+    assert (found.high - found.low) / 2 / unit == pytest.approx(half, rel=1e-5)
+
+
+def test_the_logistic_slope_is_scikit_learns() -> None:
+    stream = generator(1)
+    x = 3 + 2 * torch.randn(500, generator=stream).double()
+    hit = torch.rand(500, generator=stream) < torch.sigmoid(x - 4)
+    oracle = LogisticRegression(C=1e12, tol=1e-10).fit(x[:, None], hit)
+    found = logistic(x.tolist(), hit.tolist())
+    assert found.value == pytest.approx(oracle.coef_[0, 0] * x.std().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "hit"),
+    [
+        ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1]),  # parted by a value: no finite slope
+        ([1, 2, 3, 4], [1, 1, 1, 1]),
+        ([2, 2, 2, 2], [0, 1, 0, 1]),
+    ],
+)
+def test_a_logistic_slope_that_cannot_be_told(x: list[float], hit: list[float]) -> None:
+    found = logistic(x, hit)
+    assert math.isnan(found.value)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_a_difference_is_welchs() -> None:
+    stream = generator(2)
+    a, b = 1 + torch.randn(40, generator=stream), 3 * torch.randn(25, generator=stream)
+    found, (va, vb) = difference(a, b), (a.double().var().item() / 40, b.double().var().item() / 25)
+    freedom = (va + vb) ** 2 / (va**2 / 39 + vb**2 / 24)
+    half = t.ppf(0.975, freedom) * math.sqrt(va + vb)
+    assert found.value == pytest.approx((a.double().mean() - b.double().mean()).item())
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
+    assert math.isnan(difference(a, b[:1]).value)
+
+
+def test_two_rates_apart_are_newcombes_example() -> None:
+    """Newcombe (Statistics in Medicine 1998), table II, 56/70 less 48/80, his method 10."""
+    found = apart(rate(torch.arange(70) < 56), rate(torch.arange(80) < 48))
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert found.n == 150
+    assert apart(Estimate(2, 1, 4, 9), Estimate(2, 1, 4, 9)).value == 0
+
+
+def test_a_bootstrap_is_the_normal_interval_of_many_values() -> None:
+    values = torch.rand(3000, generator=generator(3))
+    found, half = bootstrap(values), 1.96 * values.std().item() / 3000**0.5
+    assert found.value == pytest.approx(values.mean().item())
+    expected = found.value - half, found.value + half
+    assert (found.low, found.high) == pytest.approx(expected, abs=half / 8)
+    assert bootstrap(values) == found
+    assert math.isnan(bootstrap(values[:0]).value)
