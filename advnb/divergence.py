@@ -237,7 +237,7 @@ def kl_by_class(
     return Divergence(value, low, high, bias, {k: v[0].item() for k, v in found.items()})
 
 
-def knn_kl(train: Tensor, test: Tensor, *, k: int = 1) -> float:
+def knn_kl(train: Tensor, test: Tensor, *, k: int = 5) -> float:
     """The divergence KL(train || test) of points [n, d] and [m, d] without any density, in any
     dimension: d/n sum log(nu_k / rho_k) + log(m / (n - 1)), where rho_k and nu_k are a training
     point's distances to its k-th neighbour in `train` and in `test` (Wang, Kulkarni and Verdu, IEEE
@@ -277,7 +277,7 @@ def halves(
     *,
     share: float = 1.0,
     repeats: int = 20,
-    k: int = 1,
+    k: int = 5,
     seed: int = 0,
     **settings: Any,
 ) -> pd.DataFrame:
