@@ -1,0 +1,24 @@
+"""One visual vocabulary: the same colour and marker for the same thing in every figure."""
+
+from .attacks import columns, curves, histograms, regions
+from .base import (
+    COLOURS,
+    PASTEL,
+    PRINTED,
+    RIGHT,
+    WRONG,
+    Picture,
+    amplified,
+    bars,
+    caption,
+    gallery,
+    mosaic,
+)
+from .distances import densities, plane, success_by_distance
+from .strategies import NAMES, generalization
+
+__all__ = [
+    "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
+    "caption", "columns", "curves", "densities", "gallery", "generalization", "histograms", "mosaic",
+    "plane", "regions", "success_by_distance",
+]  # fmt: skip

@@ -1,0 +1,71 @@
+"""S's generalization curves: strategies of training over the number of training images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import COLOURS, Picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def generalization(
+    shown: pd.DataFrame,
+    attack: str = "error",
+    *,
+    against: str = "n",
+    own: pd.DataFrame | None = None,
+    paper: pd.DataFrame | None = None,
+    alt: str = "",
+) -> Picture:
+    """S's Fig. 5 and 6: a line a strategy, over the number of training images or against another
+    measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
+    `own` models, open diamonds the `paper`'s printed numbers."""
+    figure = Picture(6.4, 3.6, alt)
+    axes = figure.subplots()
+    for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
+        colour = COLOURS.get(str(recipe), COLOURS["random"])
+        axes.plot(part.x, part.value, marker="o", markersize=4, color=colour, label=recipe)
+        if against == "n":
+            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
+        for table, style in ((paper, OPEN), (own, OWN)):
+            if table is not None:
+                same = _measures(table, attack, against)
+                same = same[(same.recipe == recipe) & same.x.notna()]
+                axes.plot(same.x, same.value, color=colour, **style)
+    for table, style, told in ((paper, OPEN, "printed in the paper"), (own, OWN, "your own")):
+        if table is not None:
+            axes.plot([], [], color="black", label=told, **style)
+    if against == "n":
+        axes.set_xscale("log")
+        sizes = [n for n in sorted(set(shown.n)) if n in (250, 1000, 5000, 10_000, 40_000)]
+        axes.set_xticks(sizes, [f"{n:,.0f}" for n in sizes])
+        axes.minorticks_off()
+    axes.set(xlabel=NAMES.get(against, against), ylabel=NAMES.get(attack, attack))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
+OWN: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 14, "markeredgecolor": "k"}
+NAMES = {
+    "n": "training images",
+    "error": "test error",
+    "on-true": "on-manifold success (known)",
+    "on-learned": "on-manifold success (learned)",
+    "regular": "regular success",
+    "transformation": "success of transformations",
+}
+
+
+def _measures(table: pd.DataFrame, attack: str, against: str) -> pd.DataFrame:
+    """Rows of one measure, with where they stand on the other axis as `x`."""
+    rows = table[table.attack == attack]
+    if against == "n":
+        return rows.assign(x=rows.n)
+    if "error" in rows and against == "error":  # printed: some have no n
+        return rows.assign(x=rows.error)
+    other = table[table.attack == against][["recipe", "n", "value"]]
+    return rows.merge(other.rename(columns={"value": "x"}), on=["recipe", "n"], how="inner")
