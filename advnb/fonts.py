@@ -225,6 +225,23 @@ class KnownManifold:
         with torch.no_grad():
             return nearest(lambda z, rows: slopes(glyphs[rows], z), x, places, low, high).code
 
+    def log_density(self, split: Any) -> Tensor:
+        """How densely FONTS lie around each of the split's images, float64 [N]: the logarithm of the
+        images' density on the surface of their own letter and face, per unit of its area (pixels
+        in [0, 1]). Latents are uniform in their ranges, of volume V, so that
+
+            log p(x) = -log V - 1/2 log det(J^T J),
+
+        J the derivatives of the image by its latents.
+        """
+        low, high = self.bounds
+        z, found = self.encode(split).double(), []
+        for rows in torch.arange(len(split), device=z.device).split(500):
+            glyphs = self.glyphs(split.font[rows], split.y[rows], like=z)
+            by_latent = slopes(glyphs, z[rows])[1].flatten(2)
+            found.append(torch.logdet(by_latent @ by_latent.mT))
+        return -(high - low).double().log().sum().to(z) - torch.cat(found) / 2
+
     def glyphs(self, font: Tensor, letter: Tensor, like: Tensor) -> Tensor:
         """Prototypes [N, 1, 28, 28] in the dtype and on the device of `like`.
 
