@@ -163,6 +163,7 @@ class AttackResult:
         *,
         correct: Literal["x", "reconstruction"] = "x",
         code_limit: float | None = None,
+        within: float | None = None,
     ) -> Rate:
         """Share of images that were classified correctly and are fooled.
 
@@ -179,6 +180,9 @@ class AttackResult:
         if correct not in ("x", "reconstruction"):
             raise ValueError(f'correct must be "x" or "reconstruction"; got {brief(correct)}')
         hits = self.success
+        if within is not None:
+            number("within", within, "a number >= 0", lambda v: 0 <= v < math.inf)
+            hits = self.distances <= within
         if code_limit is not None:
             number("code_limit", code_limit, "a positive number", lambda v: 0 < v < math.inf)
             origin = self.attack.set.region(self.split).origin
@@ -202,12 +206,18 @@ class AttackResult:
         wrong = [logits(model, self.split.with_x(x)).argmax(1) != self.split.y for x in self.x]
         return rate(torch.stack(wrong)[:, right])
 
+    @property
+    def distances(self) -> Tensor:
+        """Norm of each kept change, in the set's norm, float64 [R, N]; infinite where none fools."""
+        kept, origin = self.code, self.attack.set.region(self.split).origin
+        if kept is None:
+            kept, origin = self.x, self.split.x
+        sizes = [norms(one.double() - origin.double(), self.attack.set.norm) for one in kept]
+        return torch.stack(sizes).masked_fill(~self.success, math.inf)
+
     def mean_distance(self) -> float:
-        """Mean norm of successful changes of correctly classified images (S Fig. 8), in the norm
-        of the set; NaN where there is none."""
-        change = self.delta if self.change is None else self.change
-        hits = self.success & self.correct
-        return norms(change[hits], self.attack.set.norm).mean().item() if hits.any() else math.nan
+        """Mean of the distances of correctly classified images (S Fig. 8); NaN where none fools."""
+        return self.distances[self.success & self.correct].mean().item()
 
     def __repr__(self) -> str:
         return (

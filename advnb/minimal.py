@@ -1,7 +1,8 @@
 """Minimum-norm attacks: not whether an image is fooled within eps, but how little it takes.
 
-Carlini and Wagner (2017) weigh the norm of a change against the model's margin, in a code whose
-image cannot leave the range of pixels: the one search, over the set `Squashed`.
+Carlini and Wagner (2017) weigh the L2 norm of a change against the model's margin, in a code whose
+image cannot leave the range of pixels: the one search, over a `SquashedRegion`. Their L-infinity
+form is in shrinking.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from .checks import brief, number, whole
 from .models import device_of
 from .perturbations import STARTS, Norm, PerturbationSet, Pixels, Region, Start
 from .search import Search, margin
+from .shrinking import Moved, shrink
 from .splits import Split
 from .stats import generator
 
@@ -60,63 +63,60 @@ class SquashedRegion(Region):
         return SquashedRegion(**inner | {"constant": self.constant[rows]})
 
 
-@dataclass(frozen=True, eq=False)
-class Squashed:
-    """`set` without its radius, over the codes of a `SquashedRegion`."""
-
-    set: PerturbationSet
-    moves: SquashedRegion
-
-    @property
-    def norm(self) -> Norm:
-        return self.set.norm
-
-    def region(self, split: Split) -> SquashedRegion:
-        return self.moves
-
-    def decode(self, code: Tensor, split: Split) -> Tensor:
-        return self.set.decode(self.moves.value(code), split)
-
-    def scaled(self, factor: float) -> Squashed:
-        return self
-
-
 def hinge(output: Tensor, y: Tensor, confidence: float) -> Tensor:
     """The margin by which each image fools, at most `confidence`, [N]."""
     return margin(output, y).clamp_max(confidence)
 
 
+# What is searched for how long, by what steps, and from where, unless told otherwise
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "l2": {"searches": 9, "steps": 200, "lr": 0.02, "starts": ("zero",)},
+    "linf": {"searches": 40, "steps": 48, "lr": 0.2, "starts": ("noise", "gray")},
+}
+
+
 @dataclass(frozen=True)
 class CarliniWagner:
-    """Carlini and Wagner's attack (2017): maximise c * min(margin, confidence) - norm^2 by Adam,
-    and of the iterates that fool keep the one of smallest norm.
+    """Carlini and Wagner's attacks (2017): the smallest change that fools, from each of `starts`,
+    which are the restarts of the result. Defaults depend on `norm`.
 
-    c begins at `constant` and is sought for each image by `searches` runs of `steps` updates:
-    ten times more while the image is not fooled, then by halving. A run begins where the last one
-    ended, or at the smallest change so far, which finds smaller ones than beginning anew. Each of
-    `starts` is a restart of the result, and costs searches * (steps + 1) gradients an image.
+    "l2": maximise c * min(margin, confidence) - norm^2 by Adam, and of the iterates that fool keep
+    the one of smallest norm. c begins at `constant` and is sought for each image by `searches`
+    runs of `steps` updates: ten times more while the image is not fooled, then by halving. A run
+    begins where the last one ended, or at the smallest change so far, which finds smaller ones
+    than beginning anew. S's form (section 3.4 and its supplement) is `CarliniWagner.printed(set)`:
+    one constant for all images, and the norm itself in place of its square.
 
-    `set` is what is searched, pixels if None; its radius bounds random starts alone. S's form
-    (section 3.4 and its supplement) is `CarliniWagner.printed(set)`: one constant for all images,
-    and the norm itself in place of its square.
+    "linf": raise the margin by steps of `lr` * tau along the gradient's sign inside |delta| <= tau,
+    up to `steps` of them in each of `searches` runs. tau begins at the start's norm, then lies 10 %
+    below the smallest change so far, half as far below after each run that fails (see
+    shrinking.py; `lr` falls to a tenth meanwhile). Z attack from noise and from a grey image, and
+    count what either fools within eps: `result.success_rate("images", within=eps)`.
+    `constant`, `confidence` and `power` are for "l2" alone.
+
+    A start costs searches * (steps + 1) gradients an image at most. `set` is what is searched,
+    pixels if None; for "l2" its radius bounds random starts alone, for "linf" every change.
     """
 
     norm: Norm = "l2"
     _: KW_ONLY
     set: PerturbationSet | None = None
-    starts: tuple[Start, ...] = ("zero",)
-    searches: int = 9
-    steps: int = 200
+    starts: tuple[Start, ...] = None  # type: ignore[assignment]
+    searches: int = None  # type: ignore[assignment]
+    steps: int = None  # type: ignore[assignment]
     constant: float = 1.0
     confidence: float = 0.0
-    lr: float = 0.02
+    lr: float = None  # type: ignore[assignment]
     power: int = 2
     batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm != "l2":
-            raise ValueError(f'norm must be "l2"; got {brief(self.norm)}')
+        if self.norm not in DEFAULTS:
+            raise ValueError(f'norm must be "linf" or "l2"; got {brief(self.norm)}')
+        for name, value in DEFAULTS[self.norm].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.set is not None and getattr(self.set, "norm", None) != self.norm:
             raise ValueError(f"set must be one of norm {self.norm}; got {brief(self.set)}")
         for name in ("searches", "steps", "power"):
@@ -135,16 +135,18 @@ class CarliniWagner:
                    confidence=1.5, lr=0.005, power=1, seed=seed)  # fmt: skip
 
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
-        """Attack every image of `split`; success_rate() knows no radius: ask for the norms."""
+        """Attack every image of `split`. `success` knows no radius: ask for `distances`, or for
+        success_rate(within=eps)."""
         check(model, split)
         home, split = split, split.to(device_of(model))
         searched = self.set or Pixels(1.0, self.norm)
         region = searched.region(split)
+        find = partial(shrink, self) if self.norm == "linf" else self._minimise
         runs = [
-            self._minimise(model, split, searched, region, start, number)
-            for number, start in enumerate(self.starts)
+            find(model, split, searched, region, number) for number in range(len(self.starts))
         ]
-        attack = Attack(searched, steps=self.steps * self.searches, batch_size=self.batch_size)
+        steps = self.searches * (self.steps + 1)
+        attack = Attack(searched, steps=steps, batch_size=self.batch_size)
         return attack.result(model, home, runs)
 
     def _minimise(
@@ -153,7 +155,6 @@ class CarliniWagner:
         split: Split,
         searched: PerturbationSet,
         region: Region,
-        start: Start,
         number: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(codes, whether each fools, the first fooling step of the first fooling run)."""
@@ -165,7 +166,7 @@ class CarliniWagner:
         for k in range(self.searches):
             moves = SquashedRegion(**vars(region), constant=constant, power=self.power)
             attack = Attack(
-                Squashed(searched, moves), steps=self.steps, lr=self.lr, start=start,
+                Moved(searched, moves), steps=self.steps, lr=self.lr, start=self.starts[number],
                 loss=partial(hinge, confidence=self.confidence), keep="smallest",
                 batch_size=self.batch_size,
             )  # fmt: skip

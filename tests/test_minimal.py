@@ -275,7 +275,7 @@ def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) ->
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"norm": "linf"}, {"norm": "L2"}, {"norm": None}, {"set": Pixels(0.3)}, {"set": 0.3},
+        {"norm": "L1"}, {"norm": "L2"}, {"norm": None}, {"set": Pixels(0.3)}, {"set": 0.3},
         {"set": "l2"}, {"set": Pixels},
         {"searches": 0}, {"searches": 1.5}, {"steps": 0}, {"steps": "9"},
         {"steps": True}, {"constant": 0}, {"constant": math.inf}, {"constant": "1"}, {"lr": 0},
