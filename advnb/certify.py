@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from .affine import affine_stages, forward
 from .checks import brief, number, whole
 from .models import device_of, full_precision, logits
-from .relaxations import Box, Inner, Method, affine_stages, forward, margin_bounds, rounding
+from .relaxations import Box, Inner, Method, margin_bounds, rounding
 from .splits import Split
 
 FLOOR = 2.0**-44  # 512 float64 roundings: the least that a rounding counts for

@@ -8,138 +8,19 @@ found from the logits backwards and smallest in a corner of the box (CROWN; Zhan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, linear
+from torch import Tensor
+from torch.nn.functional import one_hot, pad
 
-from .checks import brief
-from .models import Network, Wrapped
+from .affine import Map
 
 Method = Literal["ibp", "crown", "dual"]
 Inner = Literal["backward", "ibp"]
 
-NUMBERS = 2**22  # of the largest layer, in as many rows as go backwards at once
-PLAIN = (Network.forward, Network.features)
-
-
-@dataclass(frozen=True)
-class Map:
-    """An affine layer, apply(x, weight) + bias, and its transpose."""
-
-    weight: Tensor
-    bias: Tensor
-    apply: Callable[[Tensor, Tensor], Tensor]
-    transpose: Callable[[Tensor, Tensor], Tensor]
-    terms: int  # that a number of the output is a sum of
-    size: Tensor  # of what the bias is computed from
-    mixes: bool = True  # unlike a scaling, whose outputs are each a function of one input
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.apply(x, self.weight) + self.bias
-
-    def spread(self, radius: Tensor) -> Tensor:
-        """The radius of an output whose inputs have these radii."""
-        return self.apply(radius, self.weight.abs())
-
-
-def affine_stages(
-    model: nn.Module,
-    shape: tuple[int, ...],
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> list[list[Map]]:
-    """The affine layers of a network for images of `shape`, with a ReLU from list to list; its
-    weights as they are, or constants on `device` of type `dtype`."""
-    stages: list[list[Map]] = [[]]
-    for layer in _layers(model):
-        if type(layer) is nn.ReLU:
-            stages.append([])
-            continue
-        made = _map(layer, shape, lambda t: t if dtype is None else t.detach().to(device, dtype))
-        with torch.no_grad():
-            weight = made.weight.detach()
-            shape = tuple(made.apply(weight.new_zeros(1, *shape), weight).shape[1:])
-        stages[-1].append(made)
-    return stages
-
-
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    own: Any = type(model)
-    if isinstance(model, Network) and (own.forward, own.features) == PLAIN:
-        yield from _layers(model.body)
-        yield from _layers(model.head)
-    elif own is nn.Sequential:
-        for layer in model.children():
-            yield from _layers(layer)
-    elif own is Wrapped:
-        yield model
-        yield from _layers(cast(Wrapped, model).module)
-    elif own not in (nn.Identity, nn.Dropout, nn.Dropout2d):
-        yield model
-
-
-def _map(layer: Any, shape: tuple[int, ...], take: Callable[[Tensor], Tensor]) -> Map:
-    """A layer that reads [N, *shape] as a map, or ValueError."""
-    kind = type(layer)
-    if kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
-        zero = torch.zeros(())
-        return Map(zero, zero, lambda x, w: x.flatten(1), lambda a, w: a.view(len(a), *shape),
-                   0, zero, False)  # fmt: skip
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and layer.running_mean is not None:
-        scale = (take(layer.running_var) + layer.eps).rsqrt()
-        scale = scale if layer.weight is None else scale * take(layer.weight)
-        shift, moved = -take(layer.running_mean) * scale, 0 * scale
-        moved = moved if layer.bias is None else take(layer.bias)
-        return _scaling(shape, scale, shift, moved)
-    if kind is Wrapped:
-        scale = 1 / take(layer.std).flatten()
-        return _scaling(shape, scale, -take(layer.mean).flatten() * scale, 0 * scale)
-    if kind is nn.Linear:
-        weight = take(layer.weight)
-        bias = weight.new_zeros(()) if layer.bias is None else take(layer.bias)
-        return Map(weight, bias, linear, lambda a, w: a @ w, weight.shape[1] + 1, bias.abs())
-    if kind is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        weight = take(layer.weight)
-        bias = weight.new_zeros(1) if layer.bias is None else take(layer.bias)
-        moves = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
-                 "groups": layer.groups}  # fmt: skip
-        # pixels at the right and bottom edges that no kernel reaches
-        rest = tuple(
-            (side + 2 * pad - step * (width - 1) - 1) % stride
-            for side, pad, step, width, stride in zip(
-                shape[1:], layer.padding, layer.dilation, layer.kernel_size, layer.stride
-            )
-        )
-        back = partial(conv_transpose2d, bias=None, output_padding=rest, **moves)
-        bias = bias[:, None, None]
-        return Map(weight, bias, partial(conv2d, bias=None, **moves), back,
-                   weight[0].numel() + 1, bias.abs())  # fmt: skip
-    raise ValueError(
-        f"no bounds for {brief(layer)}: use convolutions, linear layers, batch normalisation, "
-        "ReLU and flattening only"
-    )
-
-
-def _scaling(shape: tuple[int, ...], scale: Tensor, shift: Tensor, moved: Tensor) -> Map:
-    """A number of its own for every channel: scale * x + shift + moved."""
-    scale, shift, moved = (t.view(-1, *[1] * (len(shape) - 1)) for t in (scale, shift, moved))
-    size = shift.abs() + moved.abs()
-    # the network's own way there takes a few roundings more, each of these numbers
-    return Map(scale, shift + moved, torch.mul, torch.mul, 16, size, False)
-
-
-def forward(stages: list[list[Map]], x: Tensor) -> Tensor:
-    """The network's outputs."""
-    for k, stage in enumerate(stages):
-        x = x.relu() if k else x
-        for step in stage:
-            x = step(x)
-    return x
+NUMBERS = 2**19  # in the rows that go backwards at once, about: more would leave the caches
 
 
 @dataclass(frozen=True)
@@ -226,14 +107,20 @@ def _tightened(
     image, place = chosen.flatten(1).nonzero(as_tuple=True)
     if not len(image):
         return low, high
-    largest = max(line.above[0].numel() for line in lines)
+    channels, *size = low.shape[1:]
+    # a neuron of convolutions sees a window only, which is far less than the image
+    local = len(size) == 2 and all(s.reach or not s.mixes for stage in stages for s in stage)
+    count = NUMBERS // (512 if local else max(line.above[0].numel() for line in lines))
     lows, highs = [], []
-    for rows, at in zip(image.split(NUMBERS // largest), place.split(NUMBERS // largest)):
-        unit = low.new_zeros(len(rows), low[0].numel())
-        unit[torch.arange(len(rows)), at] = 1
-        unit = unit.view(-1, *low.shape[1:])
-        lows.append(_backwards(stages, lines, box, unit, rows))
-        highs.append(-_backwards(stages, lines, box, -unit, rows))
+    for rows, at in zip(image.split(count), place.split(count)):
+        if local:
+            pixel = at % (size[0] * size[1])
+            corner = torch.stack([pixel // size[1], pixel % size[1]], 1)
+            unit = one_hot(at // (size[0] * size[1]), channels)[:, :, None, None].to(low)
+        else:
+            corner, unit = None, one_hot(at, low[0].numel()).to(low).view(-1, *low.shape[1:])
+        lows.append(_backwards(stages, lines, box, unit, rows, corner))
+        highs.append(-_backwards(stages, lines, box, -unit, rows, corner))
     new_low = low.masked_scatter(chosen, torch.cat(lows))
     new_high = high.masked_scatter(chosen, torch.cat(highs))
     if all_:
@@ -242,20 +129,45 @@ def _tightened(
 
 
 def _backwards(
-    stages: list[list[Map]], lines: list[Lines], box: Box, rows: Tensor, image: Tensor
+    stages: list[list[Map]],
+    lines: list[Lines],
+    box: Box,
+    rows: Tensor,
+    image: Tensor,
+    corner: Tensor | None = None,
 ) -> Tensor:
-    """Lower bounds [M] on rows[m] times what `stages` make of the box of image[m]."""
+    """Lower bounds [M] on rows[m] times what `stages` make of the box of image[m]; with `corner`
+    [M, 2], rows are windows of it that begin there."""
     bound = rows.new_zeros(len(rows))
     for stage, line in zip(reversed(stages), [*reversed(lines), None]):
         for step in reversed(stage):
             bound = bound + (rows * step.bias).flatten(1).sum(1)
-            rows = step.transpose(rows, step.weight)
+            if corner is not None and step.reach:
+                rows, corner = step.reach.back(rows, step.weight, corner)
+            else:
+                rows = step.transpose(rows, step.weight)
         if line is not None:
+            below, above, offset = _taken(
+                [line.below, line.above, line.offset], image, rows, corner
+            )
             up, down = rows.clamp_min(0), rows.clamp_max(0)
-            bound = bound + (down * line.offset[image]).flatten(1).sum(1)
-            rows = up * line.below[image] + down * line.above[image]
-    reach = rows * box.middle[image] - rows.abs() * box.radius[image]
-    return bound + reach.flatten(1).sum(1)
+            bound = bound + (down * offset).flatten(1).sum(1)
+            rows = up * below + down * above
+    middle, radius = _taken([box.middle, box.radius], image, rows, corner)
+    return bound + (rows * middle - rows.abs() * radius).flatten(1).sum(1)
+
+
+def _taken(
+    tensors: list[Tensor], image: Tensor, rows: Tensor, corner: Tensor | None
+) -> list[Tensor]:
+    """Of each tensor [N, ...] what belongs to each row: of its image, or the window of it."""
+    if corner is None:
+        return [t[image] for t in tensors]
+    height, width = rows.shape[2:]
+    margin = (width, width, height, height)
+    views = [pad(t, margin).unfold(2, height, 1).unfold(3, width, 1) for t in tensors]
+    top, left = corner[:, 0] + height, corner[:, 1] + width
+    return [view[image, :, top, left] for view in views]
 
 
 def rounding(stages: list[list[Map]], box: Box, unit: float) -> Tensor:

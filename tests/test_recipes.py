@@ -25,6 +25,7 @@ from advnb import Affine, Attack, OnManifold, Pixels, Split, fit, perturbations,
 from advnb.perturbations import STARTS
 from advnb.recipes import Decay, OneCycle, Part, Recipe
 from advnb.stats import generator
+from advnb.transport import Smoothed
 
 from .conftest import ROOT, refused
 
@@ -596,6 +597,8 @@ def runs() -> dict[str, Recipe]:
         "within": recipes.adversarial(codes, within=2.0, batch_size=8),
         "combined": both(),
         "all": both(apart=True, warmup=1.5),
+        "certified": recipes.certified(0.1, warmup=1.5, batch_size=8),
+        "wrm": recipes.wrm(steps=3, batch_size=8),
     }
 
 
@@ -687,3 +690,191 @@ def test_killed_between_two_updates_of_a_batch(tmp_path: Path) -> None:
     resumed = fit(model, coded(), recipe, checkpoint=path, **RUN)
     assert 0 < len(seen) < 3 * 4 * len(recipe.parts)  # it went on, and did not begin again
     assert torch.equal(weights(resumed), weights(fit(net(), coded(), recipe, **RUN)))
+
+
+# --- losses of one's own
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Twice the cross-entropy, and what it was asked."""
+
+    asked: list = field(default_factory=list, repr=False, compare=False)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, output: Tensor, y: Tensor, growth: float
+    ) -> Tensor:
+        self.asked.append((model, x.clone(), output, y, growth))
+        return 2 * cross_entropy(output, y)
+
+
+def test_a_part_without_a_loss_is_told_as_before() -> None:
+    """Checkpoints and cards of earlier runs stay valid."""
+    assert repr(Part(0.5)) == "Part(share=0.5, attack=None, within=None)"
+    assert repr(Part(1.0, loss=Remembered())) == (
+        "Part(share=1.0, attack=None, within=None, loss=Remembered())"
+    )
+
+
+def test_what_a_loss_is_given() -> None:
+    loss, attack, split = Remembered(), Attack(Pixels(0.1), steps=1, lr=0.1), small(20)
+    recipe = Recipe((Part(0.5), Part(0.5, attack, loss=loss)), batch_size=10, warmup=1.0)
+    model = net()
+    seen = passes(model)
+    fit(model, split, recipe, epochs=2, seed=3, progress=False)
+    assert [asked[4] for asked in loss.asked] == [0, 0.5, 1, 1]
+    for both, (whose, x, output, y, _) in zip(seen, loss.asked):
+        assert whose is model
+        assert torch.equal(x, both[5:])  # its own images, attacked, and no other part's
+        assert output.shape == (5, 4)
+        origin = [(split.x - row).abs().flatten(1).amax(1).argmin().item() for row in x]
+        assert torch.equal(split.y[origin], y)
+
+
+def test_parts_of_other_losses_weigh_the_same() -> None:
+    """The mean over the parts: a quarter of the batch at twice its cross-entropy."""
+    ours, split = net().double(), small(8)
+    split = split.with_x(split.x.double())
+    recipe = Recipe((Part(0.75), Part(0.25, loss=Remembered())), batch_size=8)
+    theirs = net().double()
+    fit(ours, split, recipe, epochs=1, seed=3, progress=False)
+    rows = torch.randperm(8, generator=generator(3, 0, 0))
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.0095, betas=(0.5, 0.9), weight_decay=1e-4)
+    output = theirs.train()(split.x[rows])
+    first, second = (
+        cross_entropy(output[:6], split.y[rows[:6]]),
+        cross_entropy(output[6:], split.y[rows[6:]]),
+    )
+    ((first + 2 * second) / 2).backward()
+    adam.step()
+    assert torch.allclose(weights(ours), weights(theirs), rtol=1e-9, atol=1e-12)
+
+
+def test_combined_keeps_losses_apart() -> None:
+    bound = recipes.certified(0.1, schedule=Decay(), warmup=0.0, betas=(0.5, 0.9),
+                              weight_decay=1e-4)  # fmt: skip
+    both = recipes.combined([recipes.adversarial(Attack(Pixels(0.1))), bound])
+    assert both.parts[0] == Part(0.25)
+    assert both.parts[2] == replace(bound.parts[0], share=0.5)
+    assert shares(both) == [0.25, 0.25, 0.5]
+
+
+def test_bad_losses() -> None:
+    with refused("loss must be a function or None"):
+        Part(1.0, loss="ce")
+    for made, words in (
+        (lambda model, x, output, y, growth: 3.0, "one number.*got float"),
+        (lambda model, x, output, y, growth: output.sum(1), r"one number.*tensor \[8\]"),
+        (lambda model, x, output, y, growth: output.detach().sum(), "way back"),
+        (lambda model, x, output, y, growth: output.sum() / 0, "NaN or infinite"),
+    ):
+        with refused(words):
+            fit(net(), small(), Recipe((Part(1.0, loss=made),), batch_size=8), progress=False)
+
+
+# --- certified training
+
+
+def test_certified_recipes() -> None:
+    part = recipes.certified(0.2).parts[0]
+    assert (part.loss.eps, part.loss.weight, part.loss.method) == ((0.0, 0.2), (0.0, 0.5), "ibp")
+    wong = recipes.certified(0.1, method="dual", inner="backward", weight=(1, 1), start=0.01,
+                             batch_size=50)  # fmt: skip
+    assert wong.parts[0].loss == advnb.certify.RobustLoss((0.01, 0.1), (1, 1), "dual", "backward")
+    assert wong.batch_size == 50
+    for bad, words in (
+        ({"eps": 0}, "eps must be"), ({"start": 0.2}, "start must be a number from 0 to eps"),
+        ({"weight": 0.5}, "weight must be two numbers"), ({"weight": (0, 2)}, "weight must be"),
+        ({"method": "lp"}, "method must be one of"), ({"inner": "lp"}, "inner must be one of"),
+    ):  # fmt: skip
+        with refused(words):
+            recipes.certified(**bad)
+
+
+def quarters(n: int) -> Split:
+    """Noise, and a quarter of the image a little brighter: which one is the class."""
+    x, y = torch.rand(n, 1, 6, 6, generator=generator(n)) * 0.4, torch.arange(n) % 4
+    for k in range(4):
+        top, left = 3 * (k // 2), 3 * (k % 2)
+        x[y == k, :, top : top + 3, left : left + 3] += 0.6
+    return Split(x, y)
+
+
+def test_certified_training_gives_certificates() -> None:
+    split, settings = quarters(400), {"schedule": OneCycle(0.01), "batch_size": 20}
+    rates = []
+    for recipe in (
+        recipes.normal(**settings),
+        recipes.certified(0.25, warmup=6.0, **settings),
+        recipes.certified(0.25, method="dual", inner="backward", weight=(1, 1), start=0.01,
+                          warmup=6.0, **settings),
+    ):  # fmt: skip
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 12), nn.ReLU(),
+            nn.Linear(12, 4),
+        )  # fmt: skip
+        for number, p in enumerate(model.parameters()):
+            nn.init.normal_(p, std=0.1, generator=generator(number))
+        fit(model, split, recipe, epochs=12, progress=False)
+        sure = advnb.certify.certified(model, quarters(200), 0.25)
+        rates.append(sure.double().mean().item())
+    assert min(rates[1:]) > rates[0] + 0.3, rates
+
+
+def test_certified_needs_a_network_with_bounds() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 4))
+    with refused("no bounds for Tanh"):
+        fit(model, small(), recipes.certified(), progress=False)
+
+
+def test_certified_checkpoints_know_their_radius(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    fit(net(), small(), recipes.certified(0.1), epochs=1, checkpoint=path, progress=False)
+    for other in (recipes.certified(0.2), recipes.certified(method="crown"), recipes.wrm()):
+        with refused("belongs to another run"):
+            fit(net(), small(), other, epochs=1, checkpoint=path, progress=False)
+
+
+# --- WRM
+
+
+def test_wrm_images_by_hand() -> None:
+    """Gradient ascent on scale * loss - |u - x|^2 / 2, from x and over the edge of [0, 1]; the
+    newest iterate until the label flips, then the one of the largest value."""
+    split, model, scale, smoothing = small(20), net(), 6.0, 0.2
+    recipe = recipes.wrm(scale, steps=7, lr=0.4, smoothing=smoothing, batch_size=20)
+    seen, attacked = passes(model), net().eval()
+    fit(model, split, recipe, epochs=1, seed=3, progress=False)
+    rows = torch.randperm(20, generator=generator(3, 0, 0))
+    x, y = split.x[rows], split.y[rows]
+    target = torch.full((20, 4), smoothing / 3).scatter(1, y[:, None], 1 - smoothing)
+    kept, best, flipped, u = x.clone(), torch.zeros(20), torch.zeros(20, dtype=torch.bool), x
+    for _ in range(8):
+        u = u.detach().requires_grad_()
+        output = attacked(u)
+        loss = -(target * output.log_softmax(1)).sum(1)
+        value = scale * loss - (u - x).square().sum((1, 2, 3)) / 2
+        newer = ~flipped | (value > best)
+        kept[newer], best[newer] = u.detach()[newer], value.detach()[newer]
+        flipped |= output.argmax(1) != y
+        u = u + 0.4 * torch.autograd.grad(value.sum(), u)[0]
+    assert torch.allclose(seen[0], kept, atol=1e-5)
+    assert seen[0].min() < -0.01
+    assert seen[0].max() > 1.01
+
+
+def test_smoothed_labels() -> None:
+    output, y = torch.randn(5, 4, generator=generator(1)), torch.tensor([0, 1, 2, 3, 0])
+    target = torch.full((5, 4), 0.1).scatter(1, y[:, None], 0.7)
+    want = -(target * output.log_softmax(1)).sum(1)
+    assert torch.allclose(Smoothed(0.3)(output, y), want, atol=1e-6)
+    assert torch.allclose(Smoothed(0.0)(output, y), cross_entropy(output, y, reduction="none"))
+
+
+def test_bad_wrm() -> None:
+    for bad, words in (
+        ({"scale": 0}, "scale must be a positive"), ({"smoothing": 1}, "smoothing must be"),
+        ({"steps": -1}, "steps must be"), ({"lr": 0}, "lr must be"),
+    ):  # fmt: skip
+        with refused(words):
+            recipes.wrm(**bad)
