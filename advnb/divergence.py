@@ -178,9 +178,10 @@ class Divergence:
 
     The interval is of the points' sampling alone, with network, projection and kernels as they are:
     it says where other samples' estimates would be (in 85 to 98 of 100 trials with Gaussians it
-    held their mean), not where the divergence is. Another run of the projection is not in it, nor the bias that smoothing and noise give the estimate. `bias` is
-    the bootstrap's estimate of what noise gives, which is most of it unless test points are
-    narrower than training points; `value - bias` is nearer the divergence.
+    held their mean), not where the divergence is. Another run of the projection is not in it, nor
+    the bias that smoothing and noise give the estimate. `bias` is the bootstrap's estimate of what
+    noise gives, which is most of it unless test points are narrower than training points;
+    `value - bias` is nearer the divergence.
     """
 
     value: float
