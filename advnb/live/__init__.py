@@ -3,10 +3,12 @@
 from .attack import AttackPanel
 from .blindspot import BlindspotPanel
 from .curves import CurvePanel
+from .embedding import EmbeddingPanel
 from .latent import LatentPanel
 from .panel import Panel, close_all
 from .steps import StepPanel
 
 __all__ = [
-    "AttackPanel", "BlindspotPanel", "CurvePanel", "LatentPanel", "Panel", "StepPanel", "close_all",
+    "AttackPanel", "BlindspotPanel", "CurvePanel", "EmbeddingPanel", "LatentPanel", "Panel",
+    "StepPanel", "close_all",
 ]  # fmt: skip

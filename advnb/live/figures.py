@@ -34,11 +34,15 @@ class LiveFigure:
         """Make the artists for images of this size."""
         raise NotImplementedError
 
+    def render(self) -> None:
+        """Bring the canvas up to date."""
+        self.canvas.draw()
+
     def png(self) -> bytes:
         """The figure as it is now."""
         from PIL import Image
 
-        self.canvas.draw()
+        self.render()
         buffer = io.BytesIO()
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)  # 5 times faster than 6

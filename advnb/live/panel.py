@@ -150,12 +150,13 @@ def close_all() -> None:
 
 
 class Panel(widgets.VBox):
-    """Controls above a picture. A subclass gives `controls`, `layout_rows` and `frames(params)`."""
+    """Controls above a picture. A subclass gives `controls`, the rows they stand in and
+    `frames(params)`. `view` shows the picture: anything whose `value` is HTML."""
 
     controls: dict[str, widgets.DOMWidget]
 
-    def __init__(self, rows: list[widgets.Widget]) -> None:
-        self.view = widgets.HTML()
+    def __init__(self, rows: list[widgets.Widget], view: Any = None) -> None:
+        self.view = widgets.HTML() if view is None else view
         self.message = widgets.HTML(layout=widgets.Layout(min_height="1.6em"))
         self.frame: Frame | None = None
         self.runner = Runner(self.frames, self._show)
