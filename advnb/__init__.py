@@ -40,6 +40,7 @@ __all__ = [
     "Split",
     "accuracy",
     "blindspots",
+    "comparisons",
     "curves",
     "distance_to_training_set",
     "distances",
@@ -63,7 +64,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-LAZY = {"blindspots", "curves", "distances", "divergence", "live", "plots", "quality", "vaegan"}
+LAZY = {
+    "blindspots", "comparisons", "curves", "distances", "divergence", "live", "plots", "quality",
+    "vaegan",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

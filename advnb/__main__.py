@@ -10,7 +10,8 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments; `run` is what it calls."""
     top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
-    rooms = top.add_subparsers(required=True, metavar="{doctor,data,fonts,sweep,vaegan,zoo}")
+    names = "{doctor,data,distances,fonts,sweep,vaegan,zoo}"
+    rooms = top.add_subparsers(required=True, metavar=names)
 
     doctor = rooms.add_parser("doctor", help="is this machine ready? exit code 1 if not")
     doctor.set_defaults(run=_doctor)
@@ -18,6 +19,13 @@ def parser() -> argparse.ArgumentParser:
     data = rooms.add_parser("data", help="fetch data sets ahead of a class")
     data.add_argument("name", nargs="+", help="mnist, fashion, emnist, cifar10, gtsrb, celeba")
     data.set_defaults(run=_data)
+
+    far = rooms.add_parser("distances", help="success against distance, and table 1, of Z")
+    far.add_argument("data", nargs="*", help="mnist, fashion, ... (default: all that are here)")
+    far.add_argument("--profile", help="smoke, course or paper (default: ADVNB_PROFILE)")
+    far.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    far.add_argument("--out", help="a folder to write distances.csv and divergence.csv to")
+    far.set_defaults(run=_distances)
 
     fonts = rooms.add_parser("fonts", help="the glyph atlas that FONTS is made from")
     verbs = fonts.add_subparsers(required=True)
@@ -100,6 +108,28 @@ def _data(args: argparse.Namespace) -> int:
         place = name if name.endswith(".npz") else data.find(name) or "the package"
         print(f"{loaded} in {place}", flush=True)
     return failed
+
+
+def _distances(args: argparse.Namespace) -> int:
+    from functools import partial
+    from pathlib import Path
+
+    from . import comparisons, files, profiles
+
+    size = profiles.profile(args.profile)
+    names, failed, tables = args.data or comparisons.available(), 0, {}
+    for file, make in (("distances", comparisons.cells), ("divergence", comparisons.plane_cells)):
+        wanted = [cell for name in names for cell in make(name, size)]
+        table = tables[file] = comparisons.run(wanted, device=args.device)
+        failed += int((table.error != "").sum())
+        if args.out:
+            write = partial(table.to_csv, index=False)
+            files.write(Path(args.out) / f"{file}.csv", write)
+    if failed:
+        print(f"advnb: {failed} cells failed; run it again", file=sys.stderr)
+        return 2
+    print(comparisons.table1(*tables.values()).to_string())
+    return 0
 
 
 def _fonts_build(args: argparse.Namespace) -> None:

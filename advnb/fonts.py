@@ -226,9 +226,9 @@ class KnownManifold:
             return nearest(lambda z, rows: slopes(glyphs[rows], z), x, places, low, high).code
 
     def log_density(self, split: Any) -> Tensor:
-        """How densely FONTS lie around each of the split's images, float64 [N]: the logarithm of the
-        images' density on the surface of their own letter and face, per unit of its area (pixels
-        in [0, 1]). Latents are uniform in their ranges, of volume V, so that
+        """How densely FONTS lie around each of the split's images, float64 [N]: the logarithm of
+        the images' density on the surface of their own letter and face, per unit of its area
+        (pixels in [0, 1]). Latents are uniform in their ranges, of volume V, so that
 
             log p(x) = -log V - 1/2 log det(J^T J),
 

@@ -84,10 +84,11 @@ def _in_block(rows: Tensor, block: Tensor, k: int) -> Nearest:
             others = near.gather(1, among).amax(1) + own  # squared; no other row is closer
             error = rounding * (own.sqrt() + widest) ** 2
             doubt = (found.distance[:, -1] ** 2 > others - error).nonzero()[:, 0]
-            every = torch.arange(len(block), device=rows.device)[None].split(1 + CELLS // (8 * d), 1)
+            every = torch.arange(len(block), device=rows.device)[None]
+            pieces = every.split(1 + CELLS // (8 * d), 1)
             for row in doubt.tolist():
                 one = part[row : row + 1]
-                away = [Nearest(some, _distances(one, block, some)) for some in every]
+                away = [Nearest(some, _distances(one, block, some)) for some in pieces]
                 again = Nearest.join(away, 1).first(k)
                 found.index[row], found.distance[row] = again.index[0], again.distance[0]
         parts.append(found)

@@ -28,6 +28,7 @@ import advnb
 from advnb import Attack, Pixels, Split
 
 from .benchmark_curves import carlini, curves, sweeps
+from .benchmark_distances import distances, neighbours
 from .measured import line, over_seeds
 
 BATCH = 200  # images at a time, for both sides: what the search takes by itself on a CPU
@@ -401,7 +402,7 @@ def learned() -> None:
 
 ALL = (
     attack, carlini, data, doctor, kills, start, browser, fonts, manifold, learned, zoo, curves,
-    sweeps,
+    sweeps, neighbours, distances,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 

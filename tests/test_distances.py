@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 import advnb
-from advnb import distance_to_training_set, distances, zoo
-from advnb.distances import Cell, PlaneCell, bins, cells, features_of, plane_cells, relation, run
+from advnb import comparisons, distance_to_training_set, plots, zoo
+from advnb.__main__ import main
+from advnb.comparisons import Cell, PlaneCell, cells, plane_cells, run
+from advnb.distances import bins, features_of, relation
 from advnb.divergence import kl_by_class
 from advnb.embedding import Standardised, embed, project
 from advnb.models import accuracy
 from advnb.profiles import PROFILES
 from advnb.stats import generator, rate
+from advnb.sweeps import key
 
 from .conftest import refused
 
@@ -120,7 +125,7 @@ def test_a_plane_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path
 
 
 def test_sets_without_data_are_left_out(unkept: Path) -> None:
-    assert distances.available() == ["fonts"]
+    assert comparisons.available() == ["fonts"]
 
 
 def test_bad_input_is_one_line() -> None:
@@ -138,3 +143,93 @@ def test_bad_input_is_one_line() -> None:
         bins(torch.full((5,), float("nan")), torch.zeros(5, dtype=torch.bool))
     with refused("count must be a whole number"):
         bins(torch.zeros(5), torch.zeros(5, dtype=torch.bool), count=0)
+
+
+def test_the_command_writes_both_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", SMOKE)
+    monkeypatch.setattr(comparisons, "plane_cells", partial(plane_cells, projections=("tsne",)))
+    monkeypatch.setenv("ADVNB_CACHE", str(tmp_path / "cache"))
+    command = ["distances", "fonts", "--profile", "smoke", "--out", str(tmp_path)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    relations, planes = (pd.read_csv(tmp_path / f"{n}.csv") for n in ("distances", "divergence"))
+    assert len(relations) == len(cells("fonts", SMOKE))
+    assert len(planes) == 2
+    table = comparisons.table1(relations, planes)
+    assert f"{table.value.iloc[0]:.6f}" in told
+    kl = table[table.measure == "KL, normal features"].iloc[0]
+    assert kl.value == planes[planes.features == "normal"].kl.iloc[0]
+    assert table.printed.isna().all()
+    assert main(["distances", "nothing", "--profile", "smoke"]) == 2
+
+
+# what ships ---------------------------------------------------------------------------------------
+
+
+def test_what_ships_is_whole_and_finished() -> None:
+    relations, planes = (advnb.sweeps.shipped(name) for name in ("distances", "divergence"))
+    for name in ("mnist", "fashion", "cifar10", "fonts"):
+        part = relations[relations.data == name]
+        assert set(part[part.features == "adversarial"].k) == {1, 5, 10, 100, 1000}
+        assert set(part.features) == {"adversarial", "normal", "pca", "pixels"}
+        assert set(planes[planes.data == name].features) == {"adversarial", "normal"}
+    assert (relations.images == 10_000).all()
+    for table, kind in ((relations, Cell), (planes, PlaneCell)):
+        names = kind.__dataclass_fields__
+        run_of = comparisons.Relate() if kind is Cell else comparisons.Diverge()
+        for row in table.to_dict("records"):
+            assert row["key"] == key(kind(**{n: row[n] for n in names}), run_of)
+    for row in relations.itertuples():
+        for what in ("accuracy", "success", "distance", "further", "rank", "slope"):
+            value, low, high = (getattr(row, f"{what}{end}") for end in ("", "_low", "_high"))
+            assert low < value < high
+
+
+def test_table_1_has_the_printed_numbers_beside_ours() -> None:
+    table = comparisons.table1(
+        advnb.sweeps.shipped("distances"), advnb.sweeps.shipped("divergence")
+    ).set_index(["data", "measure"])
+    # Z's table 1
+    assert table.printed["fashion", "KL, adversarial features"] == 0.046
+    assert table.printed["mnist", "normalised distance"] == 0.3993
+    assert table.printed["cifar10", "success"] == 0.379
+    card = zoo.card("mnist-cnn-adversarial")["measured"]["success"]
+    assert table.value["mnist", "success"] == pytest.approx(card["value"], abs=0.002)
+
+
+# figures ------------------------------------------------------------------------------------------
+
+
+def test_the_figure_has_a_bar_for_every_bin_with_enough_images() -> None:
+    table = bins(*toy(300, 1.0), count=12, least=15)
+    picture = plots.success_by_distance({"one": table, "two": table}, alt="two")
+    above, _, below, _ = picture.axes
+    told = table[table.success.notna()]
+    assert [bar.get_height() for bar in above.patches] == [r.value for r in told.success]
+    assert [bar.get_height() for bar in below.patches] == table.n.tolist()
+    assert len(told) < len(table)
+    assert picture.png().startswith(b"\x89PNG")
+
+
+def test_points_keep_the_colour_of_their_class() -> None:
+    stream = generator(0)
+    train, test = torch.randn(30, 2, generator=stream), torch.randn(9, 2, generator=stream)
+    picture = plots.plane(train, test, torch.arange(30) % 3, torch.arange(9) % 3, "abc")
+    many = picture.axes[0].collections
+    assert [len(points.get_offsets()) for points in many] == [10, 3] * 3
+    for small, ringed in zip(many[::2], many[1::2]):
+        assert (small.get_facecolor()[0][:3] == ringed.get_facecolor()[0][:3]).all()
+    scatter = plots.scatter(train[:, 0], {"y": train[:, 1]})
+    assert len(scatter.axes[0].collections[0].get_offsets()) == 30
+
+
+def test_what_may_be_negative_has_a_scale_around_zero() -> None:
+    low, high = torch.zeros(2), torch.ones(2)
+    grids = {"p": torch.rand(5, 5), "difference": torch.rand(5, 5) - 0.5}
+    picture = plots.densities(grids, low, high)
+    p, difference = (axes.images[0] for axes in picture.axes[:2])
+    assert p.get_clim() == (0, pytest.approx(grids["p"].max().item()))
+    below, above = difference.get_clim()
+    assert below == -above

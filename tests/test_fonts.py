@@ -297,3 +297,18 @@ def test_too_few_faces_never_replace_the_shipped_atlas(folder: Path, tmp_path: P
         [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr.splitlines()[-1]
+
+
+def test_the_density_is_that_of_finite_differences() -> None:
+    data = advnb.load("fonts-easy")
+    split, step = data.test(7), 1e-6
+    glyphs = torch.from_numpy(glyphs_of(split))[:, None]
+    z, found = split.z.double(), []
+    for k in range(6):
+        move = torch.zeros(6, dtype=torch.float64)
+        move[k] = step
+        away = transform(glyphs, z + move) - transform(glyphs, z - move)
+        found.append(away.flatten(1) / (2 * step))
+    area = np.linalg.svd(torch.stack(found, 1).numpy(), compute_uv=False).prod(1)
+    volume = 0.2**2 * 0.4**2 * 0.2 * (math.pi / 3)
+    np.testing.assert_allclose(data.manifold.log_density(split), -np.log(volume * area), rtol=1e-6)

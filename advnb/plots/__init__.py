@@ -14,11 +14,11 @@ from .base import (
     gallery,
     mosaic,
 )
-from .distances import densities, plane, success_by_distance
+from .distances import densities, plane, scatter, success_by_distance
 from .strategies import NAMES, generalization
 
 __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
-    "caption", "columns", "curves", "densities", "gallery", "generalization", "histograms", "mosaic",
-    "plane", "regions", "success_by_distance",
+    "caption", "columns", "curves", "densities", "gallery", "generalization", "histograms",
+    "mosaic", "plane", "regions", "scatter", "success_by_distance",
 ]  # fmt: skip

@@ -71,9 +71,20 @@ def plane(
     return figure
 
 
-def densities(
-    grids: Mapping[str, Tensor], low: Tensor, high: Tensor, alt: str = ""
+def scatter(
+    x: Tensor, groups: Mapping[str, Tensor], xlabel: str = "", ylabel: str = "", alt: str = ""
 ) -> Picture:
+    """Values [n] of each group against the same x [n], a panel a group."""
+    figure = Picture(0.6 + 3.1 * len(groups), 2.9, alt)
+    for axes, (name, y) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items()):
+        axes.scatter(x.cpu(), y.cpu(), s=5, alpha=0.5, color=COLOURS["test images"], linewidths=0)
+        axes.set(title=name, xlabel=xlabel, ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel(ylabel)
+    return figure
+
+
+def densities(grids: Mapping[str, Tensor], low: Tensor, high: Tensor, alt: str = "") -> Picture:
     """Values [cells, cells] over the box from `low` to `high` [2] of the plane, a panel a name: one
     colour scale from 0 for densities, one around 0 for what can be negative."""
     figure = Picture(1 + 3.1 * len(grids), 3.0, alt)
@@ -84,7 +95,7 @@ def densities(
         signed = bool(grid.min() < 0)
         edge = float(grid.abs().max()) if signed else most
         image = axes.imshow(
-            grid.T.cpu(), origin="lower", extent=(left, right, bottom, top), aspect="auto",
+            grid.T.cpu().numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto",
             cmap="RdBu_r" if signed else "Blues", vmin=-edge if signed else 0, vmax=edge,
         )  # fmt: skip
         figure.colorbar(image, ax=axes, shrink=0.8)

@@ -88,7 +88,13 @@ ENTRIES = {
         "gtsrb", "WideCNN", 26_640, normal(), 20, pgd(8 / 255, 2 / 255), 1000, ships=False
     ),
     "gtsrb-cnn-adversarial": Entry(
-        "gtsrb", "WideCNN", 26_640, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000,
+        "gtsrb",
+        "WideCNN",
+        26_640,
+        _madry(8 / 255, 0.005, 1),
+        30,
+        pgd(8 / 255, 2 / 255),
+        10_000,
         ships=False,
     ),
 }
