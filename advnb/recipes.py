@@ -229,7 +229,7 @@ def certified(
     By default Gowal et al.'s (2018): intervals, their radius growing from `start` to `eps` over
     the `warmup` epochs, and their weight in the loss from and to those of `weight`. Wong and
     Kolter's (2018) loss is method="dual", inner="backward", weight=(1, 1), start=0.01: a GPU's
-    work. inner="ibp" is its fast form.
+    work. inner="ibp" is its fast form. Bounds see batch normalisation with its running statistics.
     """
     number("eps", eps, "a number in (0, 1]", lambda v: 0 < v <= 1)
     number("start", start, f"a number from 0 to eps = {eps:g}", lambda v: 0 <= v <= eps)

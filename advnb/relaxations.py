@@ -69,7 +69,7 @@ def margin_bounds(
     """Lower bounds [N, K] on the true logit minus each other one; 0 for the class y itself."""
     lines, last = _relaxed(stages, box, method, inner)
     n, device = len(y), y.device
-    classes = stages[-1][-1].weight.shape[0] if stages[-1] else last.middle.shape[1]
+    classes = last.through(stages[-1]).middle.shape[1]
     eye = torch.eye(classes, dtype=box.middle.dtype, device=device)
     rows = (eye[y][:, None] - eye).flatten(0, 1)
     image = torch.arange(n, device=device).repeat_interleave(classes)

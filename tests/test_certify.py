@@ -48,9 +48,9 @@ def tiny(seed: int) -> nn.Module:
     elif kind == 2:  # linear layers in a row, and a normalisation on either side of a ReLU
         layers = [flat, nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3),
                   nn.Linear(3, 4), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)]  # fmt: skip
-    else:  # a ReLU at the end
-        layers = [nn.Conv2d(1, 2, (1, 2), bias=False), nn.BatchNorm2d(2), nn.ReLU(), flat,
-                  nn.Linear(4, 3), nn.ReLU()]  # fmt: skip
+    else:  # a ReLU at the end, after convolutions only
+        layers = [nn.Conv2d(1, 2, (1, 2), bias=False), nn.BatchNorm2d(2), nn.ReLU(),
+                  nn.Conv2d(2, 3, (2, 1)), nn.ReLU(), flat]  # fmt: skip
     return drawn(nn.Sequential(*layers), seed)
 
 
