@@ -128,7 +128,7 @@ def _distances(args: argparse.Namespace) -> int:
     if failed:
         print(f"advnb: {failed} cells failed; run it again", file=sys.stderr)
         return 2
-    print(comparisons.table1(*tables.values()).to_string())
+    print(comparisons.table1(tables["distances"], tables["divergence"]).to_string())
     return 0
 
 

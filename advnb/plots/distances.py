@@ -63,9 +63,9 @@ def plane(
     axes = figure.subplots()
     for label, name in enumerate(classes):
         colour = STRONG[label % len(STRONG)]
-        few, many = test[test_y == label].T.cpu(), train[train_y == label].T.cpu()
-        axes.scatter(*many, s=4, color=colour, alpha=0.5, linewidths=0)
-        axes.scatter(*few, s=14, color=colour, edgecolors="black", linewidths=0.4, label=name)
+        (x, y), (u, v) = test[test_y == label].T.cpu(), train[train_y == label].T.cpu()
+        axes.scatter(u, v, s=4, color=colour, alpha=0.5, linewidths=0)
+        axes.scatter(x, y, s=14, color=colour, edgecolors="black", linewidths=0.4, label=name)
     axes.set(xticks=[], yticks=[], title=title)
     axes.legend(title="test images", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
