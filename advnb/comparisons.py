@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import zoo
@@ -15,7 +15,7 @@ from .distances import FEATURES, attacked, features_of, relation
 from .divergence import kl_by_class, knn_kl
 from .embedding import Method, Standardised, distance_to_training_set, embed, project
 from .profiles import Profile
-from .stats import bootstrap, rate
+from .stats import Estimate, apart, bootstrap, rate
 from .sweeps import sweep
 
 if TYPE_CHECKING:
@@ -184,6 +184,26 @@ def table1(
             bounds = [row[f"{column}{end}"] for end in ("", "_low", "_high")]
             rows.append([name, what, *bounds, paper])
     return pd.DataFrame(rows, columns=["data", "measure", "value", "low", "high", "printed"])
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Every two of the paper's data sets in `table1`, measure by measure: `value` of the first less
+    the second's with its 95 % interval, the `printed` difference, and whether the order is the
+    printed one: "as printed", "reversed", or "open" where the interval holds 0."""
+    import pandas as pd
+
+    rows = []
+    for measure, part in table[table.printed.notna()].groupby("measure", sort=False):
+        estimates = {row.data: row for row in part.itertuples()}
+        for a, b in combinations(estimates.values(), 2):
+            found = apart(*(Estimate(r.value, r.low, r.high, 0) for r in (a, b)))
+            printed = a.printed - b.printed
+            told = "as printed" if found.value * printed > 0 else "reversed"
+            order = "open" if found.low <= 0 <= found.high else told
+            bounds = (found.value, found.low, found.high)
+            rows.append([measure, f"{a.data} - {b.data}", *bounds, printed, order])
+    names = ["measure", "difference", "value", "low", "high", "printed", "order"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _flat(name: str, found: Any) -> dict[str, float]:

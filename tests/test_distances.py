@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,25 @@ def test_table_1_has_the_printed_numbers_beside_ours() -> None:
     assert table.printed["cifar10", "success"] == 0.379
     card = zoo.card("mnist-cnn-adversarial")["measured"]["success"]
     assert table.value["mnist", "success"] == pytest.approx(card["value"], abs=0.002)
+
+
+def test_differences_say_whose_order_it_is() -> None:
+    columns = ["data", "measure", "value", "low", "high", "printed"]
+    rows = [
+        ["a", "one", 3.0, 2.9, 3.2, 5.0], ["b", "one", 1.0, 0.8, 1.1, 9.0],
+        ["c", "one", 0.9, 0.0, 3.0, 1.0], ["d", "one", 7.0, 6.0, 8.0, math.nan],
+    ]  # fmt: skip
+    table = comparisons.differences(pd.DataFrame(rows, columns=columns))
+    assert table.difference.tolist() == ["a - b", "a - c", "b - c"]
+    assert table.order.tolist() == ["reversed", "open", "open"]
+    first = table.iloc[0]
+    assert (first.value, first.printed) == (2.0, -4.0)
+    assert first.low == pytest.approx(2 - math.hypot(0.1, 0.1))
+    assert first.high == pytest.approx(2 + math.hypot(0.2, 0.2))
+    turned = comparisons.differences(
+        pd.DataFrame(rows, columns=columns).assign(printed=[9, 5, 1, 1])
+    )
+    assert turned.order.iloc[0] == "as printed"
 
 
 # figures ------------------------------------------------------------------------------------------
