@@ -208,7 +208,7 @@ class AttackResult:
 
     @property
     def distances(self) -> Tensor:
-        """Norm of each kept change, in the set's norm, float64 [R, N]; infinite where none fools."""
+        """Norms of the changes, float64 [R, N], in the set's norm; infinite where none fools."""
         kept, origin = self.code, self.attack.set.region(self.split).origin
         if kept is None:
             kept, origin = self.x, self.split.x

@@ -88,9 +88,9 @@ class CarliniWagner:
     one constant for all images, and the norm itself in place of its square.
 
     "linf": raise the margin by steps of `lr` * tau along the gradient's sign inside |delta| <= tau,
-    up to `steps` of them in each of `searches` runs. tau begins at the start's norm, then lies 10 %
-    below the smallest change so far, half as far below after each run that fails (see
-    shrinking.py; `lr` falls to a tenth meanwhile). Z attack from noise and from a grey image, and
+    up to `steps` of them in each of `searches` runs. tau begins at the start's norm, then is half
+    the smallest change so far, and after each run that fails half as far below it (shrinking.py
+    says why; `lr` falls to a tenth meanwhile). Z attack from noise and from a grey image, and
     count what either fools within eps: `result.success_rate("images", within=eps)`.
     `constant`, `confidence` and `power` are for "l2" alone.
 
@@ -112,7 +112,7 @@ class CarliniWagner:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm not in DEFAULTS:
+        if self.norm not in tuple(DEFAULTS):  # a list is not hashable
             raise ValueError(f'norm must be "linf" or "l2"; got {brief(self.norm)}')
         for name, value in DEFAULTS[self.norm].items():
             if getattr(self, name) is None:

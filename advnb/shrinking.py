@@ -25,8 +25,8 @@ from .stats import generator
 if TYPE_CHECKING:
     from .minimal import CarliniWagner
 
-SHRINK = 0.1  # tau goes to 0.9 of the smallest change so far, as the first authors have it,
-FINEST = 0.001  # and half as far below it after a run that fails, down to a thousandth
+SHRINK = 0.5  # tau goes this far below the smallest change so far (the first authors' 0.1 takes
+FINEST = 0.001  # too long to the small ones), and half as far after a failure, down to this far
 SMALLEST = 0.05  # first tau of a start that is no change, of the way to the end of the range
 GROWTH = 1.5  # of tau while an image is not fooled yet
 

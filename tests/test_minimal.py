@@ -1,4 +1,4 @@
-"""How little it takes to fool a model: against all iterates, a closed form, and foolbox."""
+"""How little it takes to fool a model: against all iterates, closed forms, brute force, foolbox."""
 
 from __future__ import annotations
 
@@ -272,6 +272,272 @@ def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) ->
     assert torch.equal(fooled(model, result.x[0], letters[:8]), result.success[0])
 
 
+# --- the L-infinity attack
+
+FEW: dict[str, Any] = {"norm": "linf", "searches": 16, "steps": 16}
+
+
+@pytest.fixture(scope="module")
+def smallest(model: nn.Module, letters: Split) -> AttackResult:
+    return CarliniWagner("linf")(model, letters)
+
+
+def least(gap: Tensor, w: Tensor, x: Tensor) -> float:
+    """The smallest t for which some delta, |delta| <= t and x + delta in [0, 1], has w @ delta
+    >= gap: what t allows grows with t along straight lines that end where a pixel does."""
+    room = torch.where(w > 0, 1 - x, x).double()
+    gain, order = 0.0, room.argsort()
+    slope, at = w.abs().double().sum().item(), 0.0
+    for i in order:
+        end = room[i].item()
+        if gain + slope * (end - at) >= gap:
+            break
+        gain, at = gain + slope * (end - at), end
+        slope -= w[i].abs().item()
+    else:
+        return math.inf
+    return at + (gap.item() - gain) / slope
+
+
+class Linear(nn.Module):
+    def __init__(self, pixels: int, classes: int, seed: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(classes, pixels, generator=generator(seed)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w.T
+
+
+def test_linf_closed_form() -> None:
+    """margin / |w_i - w_j|_1 to the nearest class, and what is left of it in [0, 1]."""
+    model = Linear(16, 4, seed=0).eval()
+    x = torch.rand(60, 1, 4, 4, generator=generator(1))
+    x[20:] = x[20:].mul(3).sub(1).clamp(0, 1)  # many pixels cannot move one way
+    x[50:] = x[50:].round()
+    with torch.no_grad():
+        output = model(x)
+    y, rows = output.argmax(1), x.flatten(1)
+    exact, free = torch.full((60,), math.inf).double(), torch.full((60,), math.inf)
+    for i in range(60):
+        for j in set(range(4)) - {int(y[i])}:
+            w, gap = (model.w[j] - model.w[y[i]]).detach(), output[i, y[i]] - output[i, j]
+            exact[i] = min(exact[i], least(gap, w, rows[i]))
+            free[i] = min(free[i], gap / w.abs().sum())
+    assert (exact > 1.05 * free).sum() > 25  # the range binds
+    assert (exact < 1.0001 * free).sum() > 4
+    result = CarliniWagner("linf")(model, Split(x, y))
+    found = result.distances
+    assert found.shape == (2, 60)
+    assert torch.equal(result.success, (exact < math.inf).expand(2, 60))
+    ratio = (found / exact)[:, exact < math.inf]
+    assert ratio.min() > 1 - 1e-5
+    assert ratio.amin(0).max() < 1.03
+    assert ratio.median() < 1.003
+
+
+class Bent(nn.Module):
+    """A small network of two pixels, whose classes are islands."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        stream = generator(seed)
+        self.w = nn.Parameter(8 * torch.randn(2, 12, generator=stream))
+        self.b = nn.Parameter(4 * torch.randn(12, generator=stream))
+        self.v = nn.Parameter(torch.randn(12, 3, generator=stream))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh((x.flatten(1) - 0.5) @ self.w + self.b) @ self.v
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_linf_brute_force(seed: int) -> None:
+    """Two pixels: all images of a grid are looked at."""
+    model, side = Bent(seed).eval(), torch.linspace(0, 1, 401)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        labels = model(grid).argmax(1)
+    picked = torch.randperm(len(grid), generator=generator(seed, 2))[:60]
+    x, y = grid[picked], labels[picked]
+    exact = [(grid[labels != b] - a).abs().amax(1).min() for a, b in zip(x, y)]
+    result = CarliniWagner("linf", searches=25, steps=25)(model, Split(x.view(60, 1, 1, 2), y))
+    over = result.distances.amin(0) - torch.stack(exact)
+    step = 1 / 400
+    assert over.min() > -step  # no image of the grid lies nearer
+    assert (over < 0.001).float().mean() >= 0.95
+
+
+def test_linf_successes_fool(smallest: AttackResult, model: nn.Module, letters: Split) -> None:
+    assert smallest.x.shape == (2, *letters.x.shape)
+    for x, success in zip(smallest.x, smallest.success):
+        assert torch.equal(fooled(model, x, letters), success)
+    assert smallest.success.all()
+    assert smallest.x.min() >= 0
+    assert smallest.x.max() <= 1
+    exact = (smallest.x.double() - letters.x.double()).flatten(2).abs().amax(2)
+    assert torch.equal(smallest.distances, exact)
+    assert (smallest.distances[:, :RIGHT] > 0).all()
+    assert (smallest.distances[:, RIGHT:] == 0).all()  # wrong as they are
+    assert (smallest.first_success_step[:, RIGHT:] == 0).all()
+    assert (smallest.first_success_step[:, :RIGHT] > 0).all()
+    mean = smallest.distances[:, :RIGHT].mean().item()
+    assert smallest.mean_distance() == pytest.approx(mean)
+
+
+def test_linf_no_smaller_box_fools(
+    smallest: AttackResult, model: nn.Module, letters: Split
+) -> None:
+    """An attack that knows how far it may go does not do with 3 % less."""
+    for i, size in enumerate(smallest.distances.amin(0)[:RIGHT:2].tolist()):
+        eps, split = 0.97 * size, letters[2 * i : 2 * i + 1]
+        attack = Attack(Pixels(eps), steps=40, lr=eps / 10, optimizer="sign", start="uniform")
+        assert not attack(model, split).success.any()
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.03])
+def test_linf_fools_what_pgd_does(
+    eps: float, smallest: AttackResult, model: nn.Module, letters: Split
+) -> None:
+    pgd = zoo.pgd(eps, lr=eps / 10)(model, letters)
+    theirs, ours = pgd.success.any(0), smallest.distances.amin(0) <= eps
+    assert not (theirs & ~ours).any()
+    assert smallest.success_rate("images", within=eps).value >= pgd.success_rate("images").value
+    assert 0 < pgd.success_rate("images").value < 1
+
+
+def test_linf_as_small_as_foolbox_s(
+    smallest: AttackResult, model: nn.Module, letters: Split
+) -> None:
+    import foolbox
+
+    split, own = letters[:RIGHT], copy.deepcopy(model)
+    wrapped = foolbox.PyTorchModel(own, bounds=(0, 1), device="cpu")
+    x, _, _ = foolbox.attacks.LInfFMNAttack(steps=300)(wrapped, split.x, split.y, epsilons=None)
+    real = fooled(model, x, split)
+    assert real.float().mean() > 0.8
+    size = norms(x - split.x, "linf")[real]
+    assert smallest.distances.amin(0)[:RIGHT][real].median() <= 1.05 * size.median()
+
+
+class Counted(nn.Module):
+    """A model that is never fooled, and counts how often it is asked, and differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = self.differentiated = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        self.differentiated += x.requires_grad
+        side = x.flatten(1).sum(1)
+        return torch.stack([side, -1 - side], 1)
+
+
+def test_at_most_two_thousand_gradients() -> None:
+    split = Split(torch.rand(1, 1, 3, 3), torch.tensor([0]))
+    model = Counted().eval()
+    result = CarliniWagner("linf", starts=("gray",))(model, split)
+    assert 1900 < model.differentiated <= 2000
+    assert model.asked <= 2010
+    assert not result.success.any()
+    assert (result.distances == math.inf).all()
+    assert result.success_rate("images", within=1e300).value == 0
+    assert math.isnan(result.mean_distance())
+    assert (result.first_success_step == -1).all()
+
+
+def test_linf_takes_both_starts_by_default(model: nn.Module, letters: Split) -> None:
+    assert CarliniWagner("linf").starts == ("noise", "gray")
+    assert CarliniWagner().starts == ("zero",)
+    split = letters[:8]
+    both = CarliniWagner(**FEW)(model, split)
+    one = CarliniWagner(**FEW, starts=("noise",))(model, split)
+    assert torch.equal(both.x[0], one.x[0])
+    assert not torch.equal(both.x[0], both.x[1])
+    for start in ("ball", "uniform", "zero"):
+        one = CarliniWagner(**FEW, starts=(start,))(model, split)
+        assert one.success.all()
+        assert (one.distances <= 1.3 * both.distances.amin(0)).all()
+    again, other = (CarliniWagner(**FEW, seed=seed)(model, split) for seed in (0, 1))
+    assert torch.equal(both.x, again.x)
+    assert not torch.equal(both.x[0], other.x[0])
+
+
+def test_linf_batches_decide_nothing(model: nn.Module, letters: Split) -> None:
+    runs = [CarliniWagner(**FEW, batch_size=size)(model, letters[:12]) for size in (5, 12)]
+    assert torch.equal(runs[0].success, runs[1].success)
+    assert torch.allclose(runs[0].distances, runs[1].distances, rtol=0.02, atol=1e-3)
+
+
+def test_linf_in_double(model: nn.Module, letters: Split) -> None:
+    exact, split = copy.deepcopy(model).double(), letters.with_x(letters.x.double())[:6]
+    result = CarliniWagner(**FEW)(exact, split)
+    assert result.x.dtype == torch.float64
+    assert torch.equal(result.success[0], fooled(exact, result.x[0], split))
+    single = CarliniWagner(**FEW)(model, letters[:6])
+    assert torch.allclose(result.distances, single.distances, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("eta", [0.05, 0.3])
+def test_linf_on_codes(
+    eta: float, fonts: advnb.Dataset, model: nn.Module, letters: Split
+) -> None:
+    """The set's radius bounds every change; a code beyond its range may only come closer."""
+    set_ = OnManifold(fonts.manifold, eta)
+    result = CarliniWagner(**FEW, set=set_)(model, letters)
+    low, high = fonts.manifold.bounds
+    assert (result.code >= low).all()
+    assert (result.code <= high).all()
+    change = result.code.double() - letters.z.double()
+    assert change.abs().max() <= eta
+    assert torch.equal(fooled(model, result.x[0], letters), result.success[0])
+    size = change.abs().amax(2)
+    assert torch.equal(result.distances[result.success], size[result.success])
+    attack = Attack(set_, restarts=3, lr=eta / 10, optimizer="sign", start="uniform")
+    theirs = attack(model, letters).success.any(0)
+    missed = theirs & ~result.success.any(0)
+    assert theirs.sum() > 5
+    assert missed.sum() <= 1
+
+
+# --- success within a norm
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_success_within(
+    norm: str, found: AttackResult, smallest: AttackResult
+) -> None:
+    result = {"l2": found, "linf": smallest}[norm]
+    size = result.distances[:, :RIGHT]
+    assert norms(result.delta[0], norm) == pytest.approx(result.distances[0], abs=1e-6)
+    assert result.success_rate(within=0).value == 0
+    assert result.success_rate(within=1e9).value == result.success_rate().value == 1
+    for eps in size.flatten().tolist()[::5]:
+        assert result.success_rate(within=eps).value == pytest.approx((size <= eps).double().mean())
+        either = (size <= eps).any(0).double().mean().item()
+        assert result.success_rate("images", within=eps).value == pytest.approx(either)
+        assert result.success_rate(within=eps).value > result.success_rate(within=eps - 1e-6).value
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3, 8 / 255])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_radius_bounds_what_is_within_it(
+    norm: str, eps: float, model: nn.Module, letters: Split
+) -> None:
+    """Not up to rounding: the edge itself counts, as most changes of a sign attack lie there."""
+    result = Attack(Pixels(eps, norm), steps=5, lr=eps, optimizer="sign")(model, letters)
+    assert result.success_rate(within=eps) == result.success_rate()
+    assert (result.distances[~result.success] == math.inf).all()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, "0.3", True, 10**400])
+def test_bad_within(wrong: Any, smallest: AttackResult) -> None:
+    with refused("^within must be a number >= 0"):
+        smallest.success_rate(within=wrong)
+
+
+# --- what is refused
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -280,7 +546,8 @@ def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) ->
         {"searches": 0}, {"searches": 1.5}, {"steps": 0}, {"steps": "9"},
         {"steps": True}, {"constant": 0}, {"constant": math.inf}, {"constant": "1"}, {"lr": 0},
         {"lr": -1}, {"lr": math.nan}, {"confidence": -1}, {"confidence": math.nan},
-        {"starts": ()}, {"starts": "zero"}, {"starts": ("zero", "x\ny" * 99)}, {"starts": (1,)},
+        {"norm": []}, {"starts": ()}, {"starts": "zero"}, {"starts": ("zero", "x\ny" * 99)},
+        {"starts": (1,)},
     ],
     ids=str,
 )  # fmt: skip
@@ -288,6 +555,11 @@ def test_bad_settings(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with refused(f"^{name} must be "):
         CarliniWagner(**wrong)
+
+
+def test_set_of_another_norm() -> None:
+    with refused("^set must be one of norm linf"):
+        CarliniWagner("linf", set=Pixels(0.3, "l2"))
 
 
 @pytest.mark.parametrize("wrong", [{"power": 0}, {"power": "2"}, {"starts": 3}], ids=str)
