@@ -101,7 +101,7 @@ def _map(layer: Any, shape: tuple[int, ...], take: Callable[[Tensor], Tensor]) -
     kind = type(layer)
     if kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
         zero = torch.zeros(())
-        return Map(zero, zero, lambda x, w: x.flatten(1), lambda a, w: a.view(len(a), *shape),
+        return Map(zero, zero, lambda x, w: x.flatten(1), lambda a, w: a.reshape(len(a), *shape),
                    0, zero, False)  # fmt: skip
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and layer.running_mean is not None:
         scale = (take(layer.running_var) + layer.eps).rsqrt()

@@ -39,7 +39,7 @@ def margins(
     """Lower bounds, float64 [N], on the smallest margin (true logit minus the best other one) over
     all images within `eps` of x in L-infinity with pixels in [0, 1].
 
-    method="ibp": intervals. "dual": Wong and Kolter's bound, eq. 8 to 10, for the box in place of
+    method="ibp": intervals. "dual": Wong and Kolter's bound (theorem 1), for the box in place of
     the ball. "crown": the line below a ReLU is 0 or the identity, whichever is nearer, and no
     bound is looser than its interval. With inner="backward" the bounds of hidden neurons come
     from the same backward pass (a row a neuron: slow), with "ibp" from intervals (fast).
@@ -65,8 +65,9 @@ def certified(
     L-infinity that leave pixels in [0, 1], bounds as in `margins`.
 
     Said of the model as it computes in its own precision, not only of the function it stands for:
-    a margin counts if its bound exceeds what rounding can take, with sums in any order (Higham
-    2002, eq. 3.5). Convolutions by Winograd's or Fourier's transforms are not such sums.
+    a margin counts if its bound exceeds what rounding can take, with sums in any order and without
+    underflow (Higham 2002, eq. 3.5). Convolutions by Winograd's or Fourier's transforms are not
+    such sums.
     """
     bound, slack, right = _certificates(model, split, eps, method, inner, batch_size, progress)
     return right & (bound > slack)

@@ -112,7 +112,7 @@ def test_ibp_crown_exact_attack_in_this_order_on_200_networks() -> None:
         model, eps = tiny(seed), (0.05, 0.1, 0.2, 0.3)[seed // 4 % 4]
         split = labelled(model, images(1, (1, 2, 2), seed))
         exact = exact_margin(model, split.x[0], int(split.y), eps)
-        attack = Attack(Pixels(eps), steps=10, lr=eps / 3, optimizer="sign", loss="margin",
+        attack = Attack(Pixels(eps), steps=6, lr=eps / 2, optimizer="sign", loss="margin",
                         keep="strongest", start="zero")  # fmt: skip
         found = models.logits(model, split.with_x(attack.adversarial(model, split)))
         reached = -advnb.search.margin(found, split.y).item()
