@@ -24,20 +24,21 @@ from ..profiles import profile
 from ..search import State
 from ..splits import Split
 from ..zoo import pgd
-from .panel import REFRESH, Frame, Panel, Params, button, chooser
+from .panel import Frame, Panel, Params, button, chooser
 from .pointer import PointedImage
 from .scatter import NEAR, TEXT, Group, Map, ScatterFigure, Scene, Side
 
 PIECE = 32  # images attacked, or looked at, before newer values may cut in
 ROWS = 128  # rows whose neighbours are sought
+AGE = 2.0  # seconds until outcomes that have come in meanwhile are drawn: it takes a while
 OFFERED = (1, 5, 10, 100)  # k
 TITLES: dict[Method, str] = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 STRONG = colormaps["tab10"].colors  # type: ignore[attr-defined]  # the hues of PASTEL
-OUTCOMES = {
-    "right, withstood": (COLOURS["accuracy"], "o"),
-    "fooled": (COLOURS["success"], "X"),
-    "wrong before": ("#6b6b6b", "^"),
+OUTCOMES = {  # later ones lie on top
     "not attacked yet": ("#bbbbbb", "o"),
+    "right, withstood": (COLOURS["accuracy"], "o"),
+    "wrong before": ("#6b6b6b", "^"),
+    "fooled": (COLOURS["success"], "X"),
 }
 HINT = (
     "Pointing shows the nearest test point; a click holds it, another lets go; arrow keys step "
@@ -111,7 +112,7 @@ class EmbeddingPanel(Panel):
         self._spaces = {name: _Space(f, max(offered)) for name, f in functions.items()}
         self._guess: list[Tensor] = []
         self._attacked = _Attacked(replace(attack, restarts=1), self._model, self._test)
-        self._scene: tuple[Any, Scene | None] = (None, None)
+        self._scene: _Seen | None = None
         self._artist = ScatterFigure()
         self.controls = {
             "features": _pick("features", next(iter(functions)), [(n, n) for n in functions]),
@@ -167,7 +168,7 @@ class EmbeddingPanel(Panel):
         )  # fmt: skip
         yield from space.fill(self._train, self._test)
         if "pca" not in space.planes:
-            space.planes["pca"] = project(*space.rows, "pca")
+            space.project("pca")
         if method not in space.planes or not attacked.done(own):
             yield self._frame(params, space)
         if not attacked.done(own):
@@ -177,12 +178,12 @@ class EmbeddingPanel(Panel):
             yield self._frame(
                 params, space, f"{TITLES[method]} is being computed, which nothing can cut short. "
             )
-            space.planes[method] = project(*space.rows, method)
+            space.project(method)
             yield self._frame(params, space)
         drawn = time.monotonic()
         for piece in range(attacked.pieces):
             yield from attacked.search(piece)
-            if params["colour"] == "outcome" and time.monotonic() - drawn > 4 * REFRESH:
+            if params["colour"] == "outcome" and time.monotonic() - drawn > AGE:
                 yield self._frame(params, space)
                 drawn = time.monotonic()
         yield self._frame(params, space, complete=True)
@@ -194,7 +195,7 @@ class EmbeddingPanel(Panel):
         near, one = space.near, self._test[params["image"]]
         index, away = near.index[at, :k], near.distance[at, :k]
         far = near.distance[:, :k].mean(1)
-        scene = self._see(params, space, far)
+        scene = self._see(params, space, far, complete)
         shown = self._train[index[: NEAR[0] * NEAR[1]]]
         names = [name for name, _ in shown.named(shown.y)]
         ((true, _),) = one.named(one.y)
@@ -231,15 +232,18 @@ class EmbeddingPanel(Panel):
         status = f"{words or todo}Test image {at}{', held' * params['hold']}: {told}."
         return EmbeddingFrame(params, png, alt, status, complete, self._artist.map())
 
-    def _see(self, params: Params, space: _Space, far: Tensor) -> Scene:
-        """The points as the parameters want them; the last scene where nothing in it differs."""
+    def _see(self, params: Params, space: _Space, far: Tensor, complete: bool) -> Scene:
+        """The points as the parameters want them; the last scene where nothing in it differs, or
+        nothing but outcomes since a moment."""
         method, colour, k = params["projection"], params["colour"], params["k"]
         shown: Method = method if method in space.planes else "pca"
         known = int(self._attacked.known.sum())
-        extra = {"class": 0, "distance": k, "outcome": known}[colour]
-        key = params["features"], shown, shown == method, colour, extra
-        if self._scene[0] == key and self._scene[1] is not None:
-            return self._scene[1]
+        key = params["features"], shown, method, colour, k if colour == "distance" else 0
+        last = self._scene
+        if last is not None and last.key == key:
+            young = not complete and time.monotonic() - last.drawn < AGE
+            if colour != "outcome" or last.known == known or young:
+                return last.scene
         data = self._test.dataset.title if self._test.dataset else "images"
         follows = "" if shown == method else f" ({TITLES[method]} follows)"
         title = (
@@ -262,18 +266,28 @@ class EmbeddingPanel(Panel):
             ]
             pale = [PASTEL[label % len(PASTEL)] for label in self._train.y.tolist()]
             scene = Scene(title, train, test, pale, groups)
-        self._scene = key, scene
+        self._scene = _Seen(key, known, time.monotonic(), scene)
         return scene
 
     def _outcomes(self) -> list[Group]:
         right = (torch.cat(self._guess) == self._test.y).cpu()
         known, fooled = self._attacked.known, self._attacked.fooled
-        rows = (right & known & ~fooled, right & fooled, ~right, right & ~known)
+        rows = (right & ~known, right & known & ~fooled, ~right, right & fooled)
         return [
             Group(f"{name}: {int(mask.sum()):,}", mask, *OUTCOMES[name])
             for name, mask in zip(OUTCOMES, rows)
             if mask.any()
         ]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The scene that was made last, of what, of how many outcomes, and when."""
+
+    key: tuple[Any, ...]
+    known: int
+    drawn: float
+    scene: Scene
 
 
 class _Space:
@@ -296,6 +310,11 @@ class _Space:
             yield from _grow(
                 self._near, len(test), ROWS, lambda part: nearest_rows(b[part], a, self._k)
             )
+
+    def project(self, method: Method) -> None:
+        threads = torch.get_num_threads()
+        self.planes[method] = project(*self.rows, method)
+        torch.set_num_threads(threads)  # UMAP's libraries raise it for the thread they run on
 
     @property
     def rows(self) -> tuple[Tensor, Tensor]:

@@ -80,12 +80,13 @@ class ScatterFigure(LiveFigure):
     def __init__(self) -> None:
         super().__init__(11.5, 5.2)
         self.scene: Scene | None = None
+        self.stage: list[Any] = []  # the axes that belong to it
 
     def draw(self, scene: Scene, image: int, near: Tensor, held: bool, side: Side) -> bytes:
         """PNG with test point `image` and its nearest training points, positions `near`, marked."""
-        if self.scene is not scene:
-            self.scene, self.size = scene, ()
         self.fit(tuple(side.trio.shape))
+        if self.scene is not scene:
+            self._points(scene)
         here = scene.test[image].numpy()
         ends = scene.train[near].numpy()
         gaps = np.stack([np.broadcast_to(here, ends.shape), ends, np.full_like(ends, np.nan)], 1)
@@ -126,7 +127,7 @@ class ScatterFigure(LiveFigure):
         return Map(places, (edge.x0, height - edge.y1, edge.x1, height - edge.y0), (width, height))
 
     def lay_out(self, size: tuple[int, ...]) -> None:
-        self._points()
+        self.scene, self.stage = None, []
         _, _, h, w = size
         self.trio: list[Any] = []
         self.captions: list[Any] = []
@@ -154,18 +155,15 @@ class ScatterFigure(LiveFigure):
         ]  # fmt: skip
         self.title = self.figure.text(0.5875, 0.94, "", ha="center", fontsize=10, animated=True)
         self.heading = self.figure.text(0.75, 0.5, "", ha="center", fontsize=10, animated=True)
-        self.moving = [
-            self.links, self.ends, self.ring, *self.trio, self.near, *self.captions,
-            *self.near_captions, self.title, self.heading,
-        ]  # fmt: skip
-        self.canvas.draw()
-        self.kept = self.canvas.copy_from_bbox(self.figure.bbox)
+        self.beside = [*self.trio, self.near, *self.captions, *self.near_captions, self.title,
+                       self.heading]  # fmt: skip
 
-    def _points(self) -> None:
-        """The plane with its legend or scale, and the marks that move in it."""
-        scene = self.scene
-        assert scene is not None
+    def _points(self, scene: Scene) -> None:
+        """The plane with its legend or scale, as pixels, and the marks that move in it."""
+        for axes in self.stage:
+            axes.remove()
         self.plane = plane = self.figure.add_axes((0.008, 0.135, 0.48, 0.76))
+        self.stage = [plane]
         plane.set(xticks=[], yticks=[])
         plane.spines[:].set_color("#dddddd")
         plane.set_title(scene.title, fontsize=10)
@@ -184,6 +182,7 @@ class ScatterFigure(LiveFigure):
             x, y = test[order.numpy()].T
             points = plane.scatter(x, y, 17, scene.values[order].numpy(), vmax=high, **style)
             bar = self.figure.add_axes((0.09, 0.085, 0.32, 0.022))
+            self.stage.append(bar)
             self.figure.colorbar(points, cax=bar, orientation="horizontal", extend="max")
             bar.tick_params(labelsize=8)
             bar.set_xlabel(scene.scale, fontsize=9, labelpad=1)
@@ -200,3 +199,7 @@ class ScatterFigure(LiveFigure):
             [], [], "o", markersize=14, markerfacecolor="none", markeredgecolor="black",
             animated=True,
         )  # fmt: skip
+        self.moving = [self.links, self.ends, self.ring, *self.beside]
+        self.canvas.draw()
+        self.kept = self.canvas.copy_from_bbox(self.figure.bbox)
+        self.scene = scene
