@@ -2,8 +2,8 @@
 
 Parts: attack (our search against a bare loop, and peers where they are installed), data (reading
 the local files), doctor (its time), kills (20 SIGKILLs of a training), start (notebook 00 whole),
-browser (a key press on a slider), fonts (test error of normal training), manifold (attacks on
-latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
+browser (a key press on a slider, a hover), fonts (test error of normal training), manifold (attacks
+on latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
 attack). Without an argument, all; with names, those.
 """
 
@@ -185,7 +185,7 @@ def start() -> None:
 
 def browser() -> None:
     """A key press on a slider in a real browser: on alpha where the model is robust (40 steps),
-    and on a number of a code."""
+    and on a number of a code; and pointing at one of 1,500 points."""
     command = [
         sys.executable,
         "-m",
@@ -193,7 +193,7 @@ def browser() -> None:
         "-q",
         "-s",
         "-k",
-        "key_press",
+        "key_press or hovering",
         "tests/test_browser.py",
     ]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
@@ -211,6 +211,10 @@ def browser() -> None:
     took = int(moved[1]) if moved else 10**6
     line("the latent panel, key press to new picture and probabilities",
          f"{took} ms" if moved else "no figures", "<= 100 ms", took <= 100)  # fmt: skip
+    pointed = re.search(r"embedding panel (\d+) ms", out)
+    took = int(pointed[1]) if pointed else 10**6
+    line("the embedding panel, hover to picture, 1,500 + 1,500 points",
+         f"{took} ms" if pointed else "no figures", "<= 150 ms", took <= 150)  # fmt: skip
 
 
 def fonts() -> None:

@@ -47,6 +47,13 @@ StepPanel(advnb.zoo.load("fonts-cnn-normal"), data.test(20), attacks)
 from advnb.live import CurvePanel
 CurvePanel(advnb.curves.summary(advnb.sweeps.shipped("fonts")), paper=advnb.curves.printed())
 """,
+    "embedding": """
+from advnb.live import EmbeddingPanel
+data = advnb.load("fonts")
+EmbeddingPanel(
+    advnb.zoo.load("fonts-cnn-normal"), data.train(1500), data.test(1500), projection="pca"
+)
+""",
 }
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -450,6 +457,121 @@ def test_keys_scrub_through_an_attack(browser: playwright.Browser, lab: str) -> 
     panel.wait("on the manifold", lambda: panel.status.endswith("manifold 0.000"))
     assert not page.errors
     page.page.close()
+
+
+class Pointed(Panel):
+    """A panel whose picture is pointed at."""
+
+    @property
+    def picture(self) -> playwright.Locator:
+        return self.root.locator("[role=group] img")
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """Move to a place in fractions of the picture, and say where that is, to the pixel."""
+        box = self.picture.bounding_box()
+        assert box is not None
+        across, down = round(box["x"] + x * box["width"]), round(box["y"] + y * box["height"])
+        self.page.mouse.move(across, down)
+        return (across - box["x"]) / box["width"], (down - box["y"]) / box["height"]
+
+    def shows(self, image: int) -> None:
+        self.wait(f"test image {image}", lambda: f"Test image {image} of " in self.alt)
+        self.wait("the slider follows", lambda: self.value("image") == image)
+
+
+@pytest.fixture(scope="module")
+def embedding(browser: playwright.Browser, lab: str) -> Iterator[tuple[Page, Pointed]]:
+    page = Page(browser, lab, "embedding.ipynb")
+    page.run_all()
+    panel = Pointed(page.page)
+    panel.wait("the points", lambda: panel.status.startswith("Test image 0: mean"), 120)
+    yield page, panel
+    page.page.close()
+
+
+PLACES = [(0.1, 0.5), (0.25, 0.4), (0.4, 0.6), (0.3, 0.3), (0.2, 0.7)]
+
+
+def test_pointing_shows_the_nearest_point(embedding: tuple[Page, Pointed]) -> None:
+    page, panel = embedding
+    data, still = advnb.load("fonts"), advnb.Attack(advnb.Pixels(0.1), steps=0)
+    own = advnb.live.EmbeddingPanel(
+        advnb.zoo.load("fonts-cnn-normal"), data.train(1500), data.test(1500), attack=still,
+        projection="pca", points=1500,
+    )  # fmt: skip
+    assert own.settle(120)
+    own.close()
+    seen = set()
+    for place in PLACES:
+        x, y = panel.point(*place)
+        image = own.frame.map.nearest(x, y)
+        panel.shows(image)
+        assert panel.status.startswith(f"Test image {image}: mean distance to the 5 nearest")
+        seen.add((image, panel.picture.get_attribute("src")))
+        assert page.images() == 1
+    assert len(seen) == len(PLACES)
+    before = panel.alt
+    panel.point(0.8, 0.5)  # beside the plane: nothing is picked there
+    page.page.wait_for_timeout(300)
+    assert panel.alt == before
+    assert not BROKEN.search(page.text())
+    assert not page.errors
+
+
+def test_a_click_holds_the_point_and_arrows_step(embedding: tuple[Page, Pointed]) -> None:
+    page, panel = embedding
+    panel.button("Reset")
+    panel.shows(0)
+    panel.root.locator("[role=group]").focus()
+    for key, image in (("ArrowRight", 1), ("ArrowDown", 2), ("ArrowLeft", 1), ("ArrowUp", 0)):
+        page.page.keyboard.press(key)
+        panel.shows(image)
+    for _ in range(20):  # faster than pictures: none of them is lost
+        page.page.keyboard.press("ArrowRight")
+    panel.shows(20)
+    hold = panel.root.locator("input[type=checkbox]")
+    panel.point(*PLACES[0])
+    page.page.mouse.down()
+    page.page.mouse.up()
+    panel.wait("held", lambda: ", held: mean distance" in panel.status)
+    assert hold.is_checked()
+    before = panel.alt
+    panel.point(*PLACES[2])
+    page.page.wait_for_timeout(300)
+    assert panel.alt == before
+    for place in (PLACES[0], PLACES[1]):
+        panel.point(*place)
+        if place == PLACES[0]:
+            page.page.mouse.down()
+            page.page.mouse.up()
+            panel.wait("let go", lambda: ", held" not in panel.status and not hold.is_checked())
+    panel.wait("follows again", lambda: panel.alt != before)
+    assert not page.errors
+
+
+def test_hovering_shows_a_new_picture(embedding: tuple[Page, Pointed]) -> None:
+    page, panel = embedding
+    panel.button("Reset")
+    panel.shows(0)
+    panel.picture.evaluate(
+        """(img) => { window.start = 0; window.took = [];
+        img.parentElement.addEventListener(
+          'pointermove', () => { window.start = performance.now(); }, true);
+        new MutationObserver((seen) => {
+          const start = window.start;
+          if (start && seen.some((change) => change.attributeName === 'src')) img.decode().then(
+            () => { window.took.push(performance.now() - start); });
+        }).observe(img, {attributes: true}); }"""
+    )
+    for number in range(21):
+        panel.point(0.06 + 0.4 * (number % 7) / 7, 0.2 + 0.6 * (number % 5) / 5)
+        panel.wait("a picture", lambda: page.page.evaluate("window.took.length") > number)  # noqa: B023
+        page.page.wait_for_timeout(150)
+    took = page.page.evaluate("window.took")
+    # the stated bound is for an idle machine: the benchmark judges, here it is printed
+    print(f"embedding panel {statistics.median(took):.0f} ms")
+    assert len(took) == 21, "one picture each"
+    assert not page.errors
 
 
 def end_kernels(lab: str) -> None:

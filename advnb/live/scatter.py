@@ -168,11 +168,12 @@ class ScatterFigure(LiveFigure):
         plane.spines[:].set_color("#dddddd")
         plane.set_title(scene.title, fontsize=10)
         train, test = scene.train.numpy(), scene.test.numpy()
-        plane.scatter(train[:, 0], train[:, 1], s=9, c=scene.pale, linewidths=0)
+        plane.scatter(train[:, 0], train[:, 1], s=8, c=scene.pale, linewidths=0)
+        dot = min(max(16_000 / len(test), 8), 24)  # the more points, the smaller
         style: dict[str, Any] = {"linewidths": 0.4, "edgecolors": "white"}
         for group in scene.groups:
             x, y = test[group.rows.numpy()].T
-            size = 17 if group.marker == "o" else 28
+            size = dot if group.marker == "o" else 1.7 * dot
             plane.scatter(
                 x, y, size, [group.colour], marker=group.marker, label=group.label, **style
             )
@@ -180,7 +181,7 @@ class ScatterFigure(LiveFigure):
             order = scene.values.argsort()  # the far ones on top
             high = scene.values.quantile(0.98).item()
             x, y = test[order.numpy()].T
-            points = plane.scatter(x, y, 17, scene.values[order].numpy(), vmax=high, **style)
+            points = plane.scatter(x, y, dot, scene.values[order].numpy(), vmax=high, **style)
             bar = self.figure.add_axes((0.09, 0.085, 0.32, 0.022))
             self.stage.append(bar)
             self.figure.colorbar(points, cax=bar, orientation="horizontal", extend="max")
