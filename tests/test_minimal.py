@@ -274,12 +274,13 @@ def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) ->
 
 # --- the L-infinity attack
 
-FEW: dict[str, Any] = {"norm": "linf", "searches": 16, "steps": 16}
+FEW: dict[str, Any] = {"norm": "linf", "searches": 14, "steps": 14}
+MORE: dict[str, Any] = {"norm": "linf", "searches": 24, "steps": 32}
 
 
 @pytest.fixture(scope="module")
 def smallest(model: nn.Module, letters: Split) -> AttackResult:
-    return CarliniWagner("linf")(model, letters)
+    return CarliniWagner(**MORE)(model, letters)
 
 
 def least(gap: Tensor, w: Tensor, x: Tensor) -> float:
@@ -308,9 +309,11 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.w.T
 
 
-def test_linf_closed_form() -> None:
-    """margin / |w_i - w_j|_1 to the nearest class, and what is left of it in [0, 1]."""
-    model = Linear(16, 4, seed=0).eval()
+@pytest.mark.parametrize("classes", [2, 4])
+def test_linf_closed_form(classes: int) -> None:
+    """margin / |w_i - w_j|_1 to the nearest class, and more where [0, 1] ends before. Of several
+    classes, the one that the margin leads to need not be the nearest."""
+    model = Linear(16, classes, seed=0).eval()
     x = torch.rand(60, 1, 4, 4, generator=generator(1))
     x[20:] = x[20:].mul(3).sub(1).clamp(0, 1)  # many pixels cannot move one way
     x[50:] = x[50:].round()
@@ -319,20 +322,17 @@ def test_linf_closed_form() -> None:
     y, rows = output.argmax(1), x.flatten(1)
     exact, free = torch.full((60,), math.inf).double(), torch.full((60,), math.inf)
     for i in range(60):
-        for j in set(range(4)) - {int(y[i])}:
+        for j in set(range(classes)) - {int(y[i])}:
             w, gap = (model.w[j] - model.w[y[i]]).detach(), output[i, y[i]] - output[i, j]
             exact[i] = min(exact[i], least(gap, w, rows[i]))
             free[i] = min(free[i], gap / w.abs().sum())
     assert (exact > 1.05 * free).sum() > 25  # the range binds
     assert (exact < 1.0001 * free).sum() > 4
-    result = CarliniWagner("linf")(model, Split(x, y))
-    found = result.distances
-    assert found.shape == (2, 60)
-    assert torch.equal(result.success, (exact < math.inf).expand(2, 60))
-    ratio = (found / exact)[:, exact < math.inf]
+    result = CarliniWagner(**MORE, starts=("noise",))(model, Split(x, y))
+    assert torch.equal(result.success[0], exact < math.inf)
+    ratio = (result.distances[0] / exact)[exact < math.inf]
     assert ratio.min() > 1 - 1e-5
-    assert ratio.amin(0).max() < 1.03
-    assert ratio.median() < 1.003
+    assert ratio.quantile(1.0 if classes == 2 else 0.9) < 1.005
 
 
 class Bent(nn.Module):
@@ -359,7 +359,7 @@ def test_linf_brute_force(seed: int) -> None:
     picked = torch.randperm(len(grid), generator=generator(seed, 2))[:60]
     x, y = grid[picked], labels[picked]
     exact = [(grid[labels != b] - a).abs().amax(1).min() for a, b in zip(x, y)]
-    result = CarliniWagner("linf", searches=25, steps=25)(model, Split(x.view(60, 1, 1, 2), y))
+    result = CarliniWagner(**MORE)(model, Split(x.view(60, 1, 1, 2), y))
     over = result.distances.amin(0) - torch.stack(exact)
     step = 1 / 400
     assert over.min() > -step  # no image of the grid lies nearer
@@ -419,14 +419,13 @@ def test_linf_as_small_as_foolbox_s(
 
 
 class Counted(nn.Module):
-    """A model that is never fooled, and counts how often it is asked, and differentiated."""
+    """A model that is never fooled, and counts how often it is differentiated."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = self.differentiated = 0
+        self.differentiated = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.asked += 1
         self.differentiated += x.requires_grad
         side = x.flatten(1).sum(1)
         return torch.stack([side, -1 - side], 1)
@@ -437,7 +436,6 @@ def test_at_most_two_thousand_gradients() -> None:
     model = Counted().eval()
     result = CarliniWagner("linf", starts=("gray",))(model, split)
     assert 1900 < model.differentiated <= 2000
-    assert model.asked <= 2010
     assert not result.success.any()
     assert (result.distances == math.inf).all()
     assert result.success_rate("images", within=1e300).value == 0
@@ -448,7 +446,7 @@ def test_at_most_two_thousand_gradients() -> None:
 def test_linf_takes_both_starts_by_default(model: nn.Module, letters: Split) -> None:
     assert CarliniWagner("linf").starts == ("noise", "gray")
     assert CarliniWagner().starts == ("zero",)
-    split = letters[:8]
+    split = letters[:4]
     both = CarliniWagner(**FEW)(model, split)
     one = CarliniWagner(**FEW, starts=("noise",))(model, split)
     assert torch.equal(both.x[0], one.x[0])
