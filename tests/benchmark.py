@@ -28,6 +28,7 @@ import advnb
 from advnb import Attack, Pixels, Split
 
 from .benchmark_curves import carlini, curves, sweeps
+from .benchmark_minimal import smallest
 from .benchmark_distances import distances, neighbours
 from .measured import line, over_seeds
 
@@ -405,7 +406,7 @@ def learned() -> None:
 
 
 ALL = (
-    attack, carlini, data, doctor, kills, start, browser, fonts, manifold, learned, zoo, curves,
+    attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo, curves,
     sweeps, neighbours, distances,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
