@@ -16,6 +16,7 @@ from .data import load
 from .embedding import (
     PCA,
     Features,
+    Unit,
     distance_to_training_set,
     pixels,
 )
@@ -26,7 +27,7 @@ from .stats import Estimate, difference, logistic, rank_correlation, rate
 if TYPE_CHECKING:
     import pandas as pd
 
-FEATURES = ("adversarial", "normal", "pca", "pixels")
+FEATURES = ("adversarial", "normal", "adversarial-unit", "normal-unit", "pca", "pixels")
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,11 @@ def attacked(data: str, images: int, restarts: int, device: str = "cpu") -> tupl
 
 def features_of(data: str, name: str, train: Split) -> Features:
     """Features by name: those of the zoo's "adversarial" or "normal" network of a data set, on the
-    device of `train`; "pca", 40 components of `train`; or "pixels"."""
+    device of `train`, or with "-unit" their directions alone; "pca", 40 components of `train`; or
+    "pixels"."""
     if name not in FEATURES:
         raise ValueError(f"features must be one of {', '.join(FEATURES)}; got {brief(name)}")
-    if name in FEATURES[2:]:
+    if name in ("pca", "pixels"):
         return PCA(train) if name == "pca" else pixels
-    return zoo.load(f"{data}-cnn-{name}").to(train.y.device).features
+    network = zoo.load(f"{data}-cnn-{name.removesuffix('-unit')}").to(train.y.device)
+    return Unit(network.features) if name.endswith("-unit") else network.features

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from .checks import brief, whole
 from .models import BATCH, device_of, lent
@@ -166,6 +167,20 @@ class Standardised:
 
     def __repr__(self) -> str:
         return f"Standardised({self.features})"
+
+
+class Unit:
+    """Features over their length, so that only their direction counts. Where a network's sureness
+    shows in the length, what it is sure of lies far from everything."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return normalize(embed(self.features, x))
+
+    def __repr__(self) -> str:
+        return f"Unit({self.features})"
 
 
 def project(

@@ -17,7 +17,7 @@ import advnb
 from advnb import comparisons, distance_to_training_set, plots, zoo
 from advnb.__main__ import main
 from advnb.comparisons import Cell, PlaneCell, cells, plane_cells, run
-from advnb.distances import bins, features_of, relation
+from advnb.distances import FEATURES, bins, features_of, relation
 from advnb.divergence import kl_by_class
 from advnb.embedding import Standardised, embed, project
 from advnb.models import accuracy
@@ -92,7 +92,7 @@ def test_cells_are_the_profiles() -> None:
     assert {(c.train, c.images, c.restarts) for c in made} == {(300, 80, 1)}
     assert [(c.features, c.k) for c in made] == [
         *((name, k) for name in ("adversarial", "normal") for k in (1, 5, 10, 100)),
-        ("pca", 5), ("pixels", 5),
+        *((name, 5) for name in ("adversarial-unit", "normal-unit", "pca", "pixels")),
     ]  # fmt: skip
     assert {c.projection for c in plane_cells("fonts", SMOKE)} == {"tsne", "umap"}
 
@@ -130,7 +130,7 @@ def test_sets_without_data_are_left_out(unkept: Path) -> None:
 
 
 def test_bad_input_is_one_line() -> None:
-    with refused("features must be one of adversarial, normal, pca, pixels; got 'deep'"):
+    with refused("features must be one of adversarial, normal, .*, pca, pixels; got 'deep'"):
         features_of("fonts", "deep", advnb.load("fonts").train(10))
     with refused("cells must be all Cell or all PlaneCell"):
         run([])
@@ -174,7 +174,7 @@ def test_what_ships_is_whole_and_finished() -> None:
     for name in ("mnist", "fashion", "cifar10", "fonts"):
         part = relations[relations.data == name]
         assert set(part[part.features == "adversarial"].k) == {1, 5, 10, 100, 1000}
-        assert set(part.features) == {"adversarial", "normal", "pca", "pixels"}
+        assert set(part.features) == {*FEATURES}
         assert set(planes[planes.data == name].features) == {"adversarial", "normal"}
     assert (relations.images == 10_000).all()
     for table, kind in ((relations, Cell), (planes, PlaneCell)):

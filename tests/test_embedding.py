@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import advnb
 from advnb import Split, distance_to_training_set, embedding, nearest, neighbours
-from advnb.embedding import PCA, Standardised, embed, pixels, project
+from advnb.embedding import PCA, Standardised, Unit, embed, pixels, project
 from advnb.neighbours import Nearest, nearest_rows
 from advnb.stats import generator
 
@@ -215,6 +215,15 @@ def test_normalised_distances_do_not_depend_on_scale_or_width() -> None:
     one = distance_to_training_set(Standardised(pixels, train), train, test)
     two = distance_to_training_set(Standardised(wide, train), train, test)
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_unit_features_know_no_length() -> None:
+    train, test = images(40), images(9, seed=1)
+    found = Unit(pixels)(test.x)
+    assert torch.allclose(found.norm(dim=1), torch.ones(9))
+    longer = Unit(lambda x: x.flatten(1) * (1 + x.sum((1, 2, 3)))[:, None])
+    one, two = (distance_to_training_set(h, train, test) for h in (Unit(pixels), longer))
+    torch.testing.assert_close(one, two)
 
 
 # in the plane -------------------------------------------------------------------------------------
