@@ -28,8 +28,8 @@ import advnb
 from advnb import Attack, Pixels, Split
 
 from .benchmark_curves import carlini, curves, sweeps
-from .benchmark_minimal import smallest
 from .benchmark_distances import distances, neighbours
+from .benchmark_minimal import smallest
 from .measured import line, over_seeds
 
 BATCH = 200  # images at a time, for both sides: what the search takes by itself on a CPU
@@ -406,8 +406,8 @@ def learned() -> None:
 
 
 ALL = (
-    attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo, curves,
-    sweeps, neighbours, distances,
+    attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
+    curves, sweeps, neighbours, distances,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 
