@@ -121,11 +121,10 @@ def pieces(test: Split) -> Iterator[tuple[slice, Split]]:
 unit = st.floats(0, 1, width=32)
 
 
-@given(st.lists(st.tuples(unit, unit), min_size=1, max_size=30), unit, unit)
-def test_the_nearest_point_is_the_one_of_brute_force(
-    points: list[tuple[float, float]], x: float, y: float
-) -> None:
+@given(st.integers(1, 60), st.integers(0, 2**31), unit, unit)
+def test_the_nearest_point_is_the_one_of_brute_force(n: int, seed: int, x: float, y: float) -> None:
     size, box = (900, 400), (9.0, 40.0, 450.0, 360.0)
+    points = np.random.default_rng(seed).random((n, 2)).tolist()
     places = [(9 + 441 * a, 40 + 320 * b) for a, b in points]
     found = Map(torch.tensor(places, dtype=torch.float64), box, size).nearest(x, y)
     if not (9 <= x * 900 <= 450 and 40 <= y * 400 <= 360):
