@@ -25,8 +25,10 @@ from advnb import Attack, Pixels, Split
 from advnb.embedding import pixels, project
 from advnb.live import EmbeddingPanel, close_all
 from advnb.live import embedding as module
-from advnb.live.embedding import PIECE, EmbeddingFrame
+from advnb.live import pieces as pieces_module
+from advnb.live.embedding import EmbeddingFrame
 from advnb.live.panel import Frame
+from advnb.live.pieces import PIECE
 from advnb.live.scatter import Map, ScatterFigure, Scene, Side
 
 from .conftest import refused
@@ -300,7 +302,7 @@ def test_what_was_computed_is_kept(
         return pixels(x)
 
     monkeypatch.setattr(
-        module, "project", lambda *what: projected.append(what[2]) or project(*what)
+        pieces_module, "project", lambda *what: projected.append(what[2]) or project(*what)
     )
     iterate = Attack.iterate
     monkeypatch.setattr(
@@ -368,7 +370,7 @@ def test_only_the_newest_values_are_shown(
 
 def test_an_attack_goes_on_where_it_was_cut(model: nn.Module, test: Split) -> None:
     attack = replace(PGD, keep="strongest")  # as many steps for every image
-    whole, cut = (module._Attacked(attack, model, test) for _ in range(2))
+    whole, cut = (pieces_module.Attacked(attack, model, test) for _ in range(2))
     steps = len(list(whole.search(1)))
     taken = 0
     while not cut.done(1):

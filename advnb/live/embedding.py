@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,20 +16,17 @@ from torch import Tensor, nn
 from ..attacks import Attack
 from ..blindspots import radius
 from ..checks import brief, whole
-from ..embedding import METHODS, Features, Method, embed, pixels, project
+from ..embedding import METHODS, Features, Method, pixels
 from ..models import checked, logits
-from ..neighbours import Nearest, nearest_rows
 from ..plots import COLOURS, PASTEL, amplified, caption
 from ..profiles import profile
-from ..search import State
 from ..splits import Split
 from ..zoo import pgd
 from .panel import Frame, Panel, Params, button, chooser
+from .pieces import PIECE, Attacked, Space, grow
 from .pointer import PointedImage
 from .scatter import NEAR, TEXT, Group, Map, ScatterFigure, Scene, Side
 
-PIECE = 32  # images attacked, or looked at, before newer values may cut in
-ROWS = 128  # rows whose neighbours are sought
 AGE = 2.0  # seconds until outcomes that have come in meanwhile are drawn: it takes a while
 OFFERED = (1, 5, 10, 100)  # k
 TITLES: dict[Method, str] = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
@@ -109,9 +106,9 @@ class EmbeddingPanel(Panel):
         # the thread's own copies: somebody may train a model while the panel looks at it
         self._model, functions = copy.deepcopy((model, dict(features)))
         self._model.eval()
-        self._spaces = {name: _Space(f, max(offered)) for name, f in functions.items()}
+        self._spaces = {name: Space(f, max(offered)) for name, f in functions.items()}
         self._guess: list[Tensor] = []
-        self._attacked = _Attacked(replace(attack, restarts=1), self._model, self._test)
+        self._attacked = Attacked(replace(attack, restarts=1), self._model, self._test)
         self._scene: _Seen | None = None
         self._artist = ScatterFigure()
         self.controls = {
@@ -162,7 +159,7 @@ class EmbeddingPanel(Panel):
     def frames(self, params: Params) -> Iterator[Frame | None]:
         space, method = self._spaces[params["features"]], params["projection"]
         own, attacked = params["image"] // PIECE, self._attacked
-        yield from _grow(
+        yield from grow(
             self._guess, len(self._test), PIECE,
             lambda part: logits(self._model, self._test[part]).argmax(1).to(self._test.y.device),
         )  # fmt: skip
@@ -189,7 +186,7 @@ class EmbeddingPanel(Panel):
         yield self._frame(params, space, complete=True)
 
     def _frame(
-        self, params: Params, space: _Space, words: str = "", complete: bool = False
+        self, params: Params, space: Space, words: str = "", complete: bool = False
     ) -> EmbeddingFrame:
         at, k, features = params["image"], params["k"], params["features"]
         near, one = space.near, self._test[params["image"]]
@@ -232,7 +229,7 @@ class EmbeddingPanel(Panel):
         status = f"{words or todo}Test image {at}{', held' * params['hold']}: {told}."
         return EmbeddingFrame(params, png, alt, status, complete, self._artist.map())
 
-    def _see(self, params: Params, space: _Space, far: Tensor, complete: bool) -> Scene:
+    def _see(self, params: Params, space: Space, far: Tensor, complete: bool) -> Scene:
         """The points as the parameters want them; the last scene where nothing in it differs, or
         nothing but outcomes since a moment."""
         method, colour, k = params["projection"], params["colour"], params["k"]
@@ -288,88 +285,6 @@ class _Seen:
     known: int
     drawn: float
     scene: Scene
-
-
-class _Space:
-    """What is known of all points in one feature space: it grows piece by piece, and is kept."""
-
-    def __init__(self, features: Features, k: int) -> None:
-        self._features, self._k = features, k
-        self._train: list[Tensor] = []
-        self._test: list[Tensor] = []
-        self._near: list[Nearest] = []
-        self.planes: dict[Method, tuple[Tensor, Tensor]] = {}
-
-    def fill(self, train: Split, test: Split) -> Iterator[None]:
-        """Features, and the nearest training points of every test point."""
-        for have, split in ((self._train, train), (self._test, test)):
-            make = lambda part, of=split: embed(self._features, of[part]).cpu()  # noqa: E731
-            yield from _grow(have, len(split), PIECE, make)
-        if len(self._near) * ROWS < len(test):
-            a, b = self.rows
-            yield from _grow(
-                self._near, len(test), ROWS, lambda part: nearest_rows(b[part], a, self._k)
-            )
-
-    def project(self, method: Method) -> None:
-        threads = torch.get_num_threads()
-        self.planes[method] = project(*self.rows, method)
-        torch.set_num_threads(threads)  # UMAP's libraries raise it for the thread they run on
-
-    @property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Features of the training points and of the test points."""
-        return torch.cat(self._train), torch.cat(self._test)
-
-    @property
-    def near(self) -> Nearest:
-        return Nearest.join(self._near)
-
-
-class _Attacked:
-    """The attack on the test images, as far as it has come: a piece at a time, in any order."""
-
-    def __init__(self, attack: Attack, model: nn.Module, split: Split) -> None:
-        self._attack, self._model, self._split = attack, model, split
-        self._runs: dict[int, tuple[Iterator[State], list[State]]] = {}
-        self.pieces = -(-len(split) // PIECE)
-        self.x = split.x.clone()
-        self.guess = split.y.clone()
-        self.known = torch.zeros(len(split), dtype=torch.bool)
-        self.fooled = self.known.clone()
-
-    def done(self, piece: int) -> bool:
-        return bool(self.known[piece * PIECE])
-
-    def search(self, piece: int) -> Iterator[None]:
-        """Attack a piece; goes on where another job was given up."""
-        if self.done(piece):
-            return
-        rows = slice(piece * PIECE, (piece + 1) * PIECE)
-        part = self._split[rows]
-        if piece not in self._runs:
-            self._runs[piece] = self._attack.iterate(self._model, part), []
-        search, last = self._runs[piece]
-        try:
-            for state in search:
-                last[:] = [state]
-                yield None
-        except Exception:
-            del self._runs[piece]  # a search that has failed begins anew
-            raise
-        self.x[rows] = last[0].x
-        self.guess[rows] = logits(self._model, part.with_x(last[0].x)).argmax(1).to(part.y.device)
-        self.fooled[rows] = last[0].success.cpu()
-        self.known[rows] = True
-        del self._runs[piece]
-
-
-def _grow(have: list[Any], n: int, size: int, make: Callable[[slice], Any]) -> Iterator[None]:
-    """Append what is made of the next `size` rows, until all n are covered."""
-    while len(have) * size < n:
-        start = len(have) * size
-        have.append(make(slice(start, start + size)))
-        yield None
 
 
 def _told(name: str, same: bool, distance: float) -> dict[str, str]:
