@@ -220,9 +220,12 @@ def project(
 def _umap(points: np.ndarray, seed: int, settings: dict[str, Any]) -> np.ndarray:
     import umap
 
-    few = min(15, len(points) - 1)
-    made = umap.UMAP(**{"n_neighbors": few, "n_jobs": 1} | settings, random_state=seed)
-    return np.asarray(made.fit_transform(points))
+    few, threads = min(15, len(points) - 1), torch.get_num_threads()
+    try:
+        made = umap.UMAP(**{"n_neighbors": few, "n_jobs": 1} | settings, random_state=seed)
+        return np.asarray(made.fit_transform(points))
+    finally:  # numba sets the number that torch uses on this thread as well
+        torch.set_num_threads(threads)
 
 
 def _tsne(points: np.ndarray, seed: int, settings: dict[str, Any]) -> np.ndarray:

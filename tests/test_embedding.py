@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -251,6 +253,21 @@ def test_pca_in_the_plane_is_the_one_of_numpy() -> None:
     expected = (points - points.mean(0)) @ axes[:2].T
     found = torch.cat(project(train, test, "pca"))
     np.testing.assert_allclose(found.abs(), expected.abs(), rtol=1e-3, atol=1e-3)
+
+
+def test_umap_leaves_torchs_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class UMAP:
+        def __init__(self, **settings: object) -> None:
+            pass
+
+        def fit_transform(self, points: np.ndarray) -> np.ndarray:
+            torch.set_num_threads(2)  # as numba does
+            return points[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    train, test = normal(6, 3), normal(4, 3, seed=1)
+    assert torch.equal(project(train, test, "umap")[1], test[:, :2])
+    assert torch.get_num_threads() == 1
 
 
 # bad input ----------------------------------------------------------------------------------------

@@ -29,8 +29,11 @@ from torch import Tensor, nn
 
 import advnb
 import advnb.curves
+import advnb.divergence
 import advnb.manifolds
+import advnb.neighbours
 from advnb import attribution, quality
+from advnb.fonts import KnownManifold
 from advnb.manifolds import LearnedManifold
 from advnb.perturbations import Region
 from advnb.search import LOSSES, Search
@@ -560,6 +563,42 @@ def training_that_learns_nothing(patch: Patch) -> None:
     patch.setattr(advnb.curves, "fit", lambda model, **settings: model.eval())
 
 
+def neighbours_that_come_first(patch: Patch) -> None:
+    first = lambda values, count: torch.arange(count).expand(len(values), -1)  # noqa: E731
+    patch.setattr(advnb.neighbours, "_smallest", first)
+
+
+def divergence_the_other_way(patch: Patch) -> None:
+    right = advnb.divergence.integrate_kl
+
+    def swapped(log_p: Any, log_q: Any, *rest: Any, **settings: Any) -> Tensor:
+        return right(log_q, log_p, *rest, **settings)
+
+    patch.setattr(advnb.divergence, "integrate_kl", swapped)
+
+
+def divergence_that_is_always_zero(patch: Patch) -> None:
+    patch.setattr(advnb.divergence, "kl", lambda *_, **__: torch.zeros(()))
+
+
+def digits_that_are_fooled_when_near(patch: Patch) -> None:
+    shipped = advnb.sweeps.shipped
+
+    def turned(name: str) -> pd.DataFrame:
+        table = shipped(name)
+        if name == "distances":
+            table["slope_low"] = table.slope_low.where(table.data != "mnist", -table.slope_high)
+        return table
+
+    patch.setattr(advnb.sweeps, "shipped", turned)
+
+
+def density_of_other_letters(patch: Patch) -> None:
+    right = KnownManifold.log_density
+    mixed = lambda self, split: right(self, split).flip(0)  # noqa: E731
+    patch.setattr(KnownManifold, "log_density", mixed)
+
+
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "00_start_here",
@@ -725,6 +764,31 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
         "06_robustness_and_generalization",
         both_at_once_that_changed_places,
         ["training for both errs less than for pixels alone"],
+    ),
+    (
+        "07_distance_to_the_training_set",
+        neighbours_that_come_first,
+        ["the neighbours are the nearest"],
+    ),
+    (
+        "07_distance_to_the_training_set",
+        divergence_the_other_way,
+        ["the integral is within 1 %"],
+    ),
+    (
+        "07_distance_to_the_training_set",
+        divergence_that_is_always_zero,
+        ["two parts of one sample seem to differ"],
+    ),
+    (
+        "07_distance_to_the_training_set",
+        digits_that_are_fooled_when_near,
+        ["on MNIST success grows with the distance"],
+    ),
+    (
+        "07_distance_to_the_training_set",
+        density_of_other_letters,
+        ["distance follows the known density"],
     ),
     (
         "08_blindspots",

@@ -42,9 +42,7 @@ class Space:
             )
 
     def project(self, method: Method) -> None:
-        threads = torch.get_num_threads()
         self.planes[method] = project(*self.rows, method)
-        torch.set_num_threads(threads)  # UMAP's libraries raise it for the thread they run on
 
     @property
     def rows(self) -> tuple[Tensor, Tensor]:

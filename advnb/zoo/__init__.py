@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import certify
 from ..attacks import Attack
 from ..checks import brief
 from ..data import Dataset
@@ -25,7 +26,8 @@ from ..data import load as load_data
 from ..files import DamagedFileError, digest, load_tensors, save_tensors, write
 from ..models import NETWORKS, Network, accuracy
 from ..perturbations import Pixels
-from ..recipes import OneCycle, Recipe, adversarial, normal
+from ..recipes import OneCycle, Recipe, adversarial, certified, normal
+from ..stats import rate
 from ..training import fit
 
 FOLDER = Path(__file__).parent
@@ -61,6 +63,7 @@ class Entry:
     attack: Attack
     attacked: int  # the first images of the test set that the card's success rate counts
     seed: int = 0
+    certify: float | None = None  # the radius of the card's certified error
     ships: bool = True  # else `zoo train` makes it, where its data is
 
 
@@ -82,6 +85,12 @@ ENTRIES = {
     ),
     "cifar10-cnn-adversarial": Entry(
         "cifar10", "WideCNN", 50_000, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000
+    ),
+    "mnist-small-certified": Entry(
+        "mnist", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
+    ),
+    "fashion-small-certified": Entry(
+        "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
     ),
     # 26,640 images: those that torchvision calls the training set
     "gtsrb-cnn-normal": Entry(
@@ -209,13 +218,18 @@ def halved(model: nn.Module) -> dict[str, Tensor]:
 
 def measure(name: str, model: nn.Module, data: Dataset, n: int | None = None) -> dict[str, Any]:
     """The numbers of a card: accuracy on the test set (20,000 images of FONTS) and the success
-    of the entry's attack on the first `n` test images, over images and over pairs."""
+    of the entry's attack on the first `n` test images, over images and over pairs; where the
+    entry names a radius, the share of the test set that is certified within it."""
     recipe = entry(name)
     test = data.test(min(data.sizes[1], 20_000))
     result = recipe.attack(model, data.test(n or recipe.attacked))
-    return {
+    found = {
         "attack": str(recipe.attack),
         "accuracy": vars(accuracy(model, test)),
         "success": vars(result.success_rate("images")),
         "success_pairs": vars(result.success_rate("pairs")),
     }
+    if recipe.certify is not None:
+        sure = certify.certified(model, test, recipe.certify, inner="ibp")
+        found["certified"] = {"eps": recipe.certify} | vars(rate(sure))
+    return found
