@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 try:
-    from . import models, recipes, zoo
+    from . import certify, models, recipes, zoo
     from .attacks import Attack, AttackResult, AttackWarning
     from .blindspots import scale_shift, valid_shift
     from .data import Dataset, load
@@ -40,6 +40,7 @@ __all__ = [
     "Split",
     "accuracy",
     "blindspots",
+    "certify",
     "comparisons",
     "curves",
     "distance_to_training_set",

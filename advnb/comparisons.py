@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import zoo
 from .checks import brief
-from .data import find, load
-from .distances import FEATURES, attacked, features_of, relation
+from .data import TITLES, find, load
+from .distances import FEATURES, Relation, attacked, features_of, relation
 from .divergence import kl_by_class, knn_kl
 from .embedding import Method, Standardised, distance_to_training_set, embed, project
 from .profiles import Profile
@@ -136,6 +136,20 @@ class Relate:
         """The attack is for the first of a data set's cells; all look for neighbours."""
         first = (cell.features, cell.k) == (FEATURES[0], 1)
         return cell.images * (cell.restarts * first + cell.train / 100_000)
+
+
+def sentences(relations: pd.DataFrame) -> list[str]:
+    """`Relation.sentence` for every row that `run` gave for a Cell."""
+    told = []
+    for row in relations.to_dict("records"):
+        parts = [
+            Estimate(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), row["of"])
+            for name in ("further", "rank", "slope")
+        ]
+        where = TITLES.get(row["data"], row["data"])
+        found = Relation(*parts, fooled=row["fooled"], n=row["of"])
+        told.append(found.sentence(f"{where}, {row['features']} features, k = {row['k']}"))
+    return told
 
 
 @dataclass(frozen=True)

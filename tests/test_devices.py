@@ -96,3 +96,21 @@ def test_the_random_state_comes_back(device: torch.device) -> None:
     with kept_random(device):
         torch.rand(100, device=device)
     assert torch.equal(torch.rand(3, device=device), first)
+
+
+def test_distances_to_the_training_set(fonts: advnb.Dataset, device: torch.device) -> None:
+    model, train, test = advnb.zoo.load("fonts-cnn-adversarial"), fonts.train(2000), fonts.test(300)
+    here = advnb.nearest(model.features, train, test)
+    there = advnb.nearest(copy.deepcopy(model).to(device).features, train, test)
+    assert there.distance.device.type == "cpu"  # the split's
+    assert close(here.distance, there.distance, 1e-3)
+    assert (here.index == there.index).float().mean() > 0.99  # but for near ties
+    on_it = advnb.nearest(copy.deepcopy(model).to(device).features, train, test.to(device))
+    assert on_it.index.device.type == device.type
+
+
+def test_certificates(fonts: advnb.Dataset, device: torch.device) -> None:
+    model, split = advnb.models.WongKolter(0).eval(), fonts.test(20)
+    here = advnb.certify.margins(model, split, 0.01)
+    there = advnb.certify.margins(copy.deepcopy(model).to(device), split, 0.01)
+    assert close(here, there, 1e-6)

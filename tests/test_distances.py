@@ -109,6 +109,8 @@ def test_a_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path: Path
     away = distance_to_training_set(model.features, train, test)
     found = relation(away[result.correct], result.success[0][result.correct])
     assert (row["slope"], row["slope_low"]) == (found.slope.value, found.slope.low)
+    (sentence,) = comparisons.sentences(run([cell], cache=tmp_path, progress=False))
+    assert sentence == found.sentence("FONTS (hard), adversarial features, k = 5")
     alike = distance_to_training_set(Standardised(model.features, train), train, test)
     assert row["distance"] == pytest.approx(alike.mean().item(), rel=1e-6)
     assert row["distance_low"] < row["distance"] < row["distance_high"]
