@@ -56,10 +56,12 @@ class Relation:
 
     def sentence(self, where: str) -> str:
         """The claim as these numbers have it, whichever way it falls."""
+        slope, further = self.slope, self.further
         return (
-            f"On {where}, the attack's success {self.verdict}: log odds {self.slope.value:+.2f} "
-            f"[{self.slope.low:+.2f}, {self.slope.high:+.2f}] a standard deviation "
-            f"({self.fooled:,} of {self.n:,} fooled)."
+            f"On {where}, the attack's success {self.verdict}: log odds {slope.value:+.2f} "
+            f"[{slope.low:+.2f}, {slope.high:+.2f}] a standard deviation; the {self.fooled:,} of "
+            f"{self.n:,} that it fools lie {further.value:+.2f} [{further.low:+.2f}, "
+            f"{further.high:+.2f}] farther."
         )
 
 

@@ -127,8 +127,14 @@ def test_a_plane_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path
     assert (row["kl"], row["kl_low"], row["bias"]) == (found.value, found.low, found.bias)
 
 
-def test_sets_without_data_are_left_out(unkept: Path) -> None:
+def test_sets_without_data_or_models_are_left_out(
+    unkept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert comparisons.available() == ["fonts"]
+    monkeypatch.setattr(comparisons, "find", lambda name: Path(name))
+    assert comparisons.available() == ["fashion", "mnist", "cifar10", "fonts"]
+    monkeypatch.setattr(zoo, "made", lambda name: True)  # traffic signs, once trained
+    assert comparisons.available()[-1] == "gtsrb"
 
 
 def test_bad_input_is_one_line() -> None:
