@@ -169,6 +169,7 @@ class AttackResult:
 
         over="pairs": every (image, restart) counts, as in S; the interval is clustered by image.
         over="images": an image counts as fooled if any restart fooled it, as in Z.
+        `within`: only changes of that norm or less count, of a minimum-norm attack say.
 
         On a learned manifold "classified correctly" has two readings: the image itself
         (correct="x"), or the image of its code (correct="reconstruction", S's code), where an

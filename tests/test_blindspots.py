@@ -152,6 +152,20 @@ def test_table_against_a_count(trained: CNN, fonts: advnb.Dataset) -> None:
             assert row.success_scaled.value <= row.success.value
 
 
+def test_a_table_of_smallest_changes(trained: CNN, fonts: advnb.Dataset) -> None:
+    split, pairs = fonts.test(30), [(1.0, 0.0), (0.7, 0.1)]
+    attack = advnb.CarliniWagner("linf", searches=4, steps=5)
+    table = blindspots.table(trained, split, attack, pairs, progress=False)
+    for (alpha, beta), row in zip(pairs, table.itertuples()):
+        result = attack(trained, blindspots.shifted(split, alpha, beta))
+        smallest = result.distances.amin(0)[result.correct]
+        for rate, eps in ((row.success, 0.1), (row.success_scaled, alpha * 0.1)):
+            assert rate.value == (smallest <= eps).double().mean().item()
+        assert row.success.value >= row.success_scaled.value
+    with refused("L-infinity"):
+        blindspots.table(trained, split, advnb.CarliniWagner(), pairs)
+
+
 def test_default_columns(mnist: advnb.Dataset) -> None:
     attack = Attack(Pixels(0.1), steps=1)
     table = blindspots.table(CNN(3).eval(), mnist.test(20), attack, progress=False)
