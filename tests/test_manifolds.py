@@ -867,7 +867,7 @@ def test_neighbour_manifolds_that_cannot_be() -> None:
     for centre in ("median", "X", None, 0):
         with refused("centre must be"):
             NeighbourManifold(train, 5, centre=centre)
-    with refused("at most 30 components"):
+    with refused("at most 19 components"):
         NeighbourManifold(train, 5, pca=31)
     for pca in (0, -1, 2.5, "40"):
         with refused("pca must be a whole number >= 1"):
