@@ -86,7 +86,7 @@ def cells(data: str, profile: Profile, k: Sequence[int] = (1, 5, 10, 100, 1000))
 
 
 def plane_cells(
-    data: str, profile: Profile, projections: Sequence[Method] = ("tsne", "umap")
+    data: str, profile: Profile, projections: Sequence[Method] = ("tsne",)
 ) -> list[PlaneCell]:
     """Both networks' features in every projection, in a profile's sizes."""
     train, images = (min(profile.plane, most) for most in load(data).sizes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +93,10 @@ def test_cells_are_the_profiles() -> None:
         *((name, k) for name in ("adversarial", "normal") for k in (1, 5, 10, 100)),
         *((name, 5) for name in ("adversarial-unit", "normal-unit", "pca", "pixels")),
     ]  # fmt: skip
-    assert {c.projection for c in plane_cells("fonts", SMOKE)} == {"tsne", "umap"}
+    planes = plane_cells("fonts", SMOKE, ("tsne", "umap"))
+    assert [(c.features, c.projection) for c in planes] == [
+        ("adversarial", "tsne"), ("adversarial", "umap"), ("normal", "tsne"), ("normal", "umap"),
+    ]  # fmt: skip
 
 
 def test_a_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path: Path) -> None:
@@ -158,7 +160,6 @@ def test_the_command_writes_both_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(PROFILES, "smoke", SMOKE)
-    monkeypatch.setattr(comparisons, "plane_cells", partial(plane_cells, projections=("tsne",)))
     monkeypatch.setenv("ADVNB_CACHE", str(tmp_path / "cache"))
     command = ["distances", "fonts", "--profile", "smoke", "--out", str(tmp_path)]
     assert main(command) == 0
