@@ -142,12 +142,12 @@ def sentences(relations: pd.DataFrame) -> list[str]:
     """`Relation.sentence` for every row that `run` gave for a Cell."""
     told = []
     for row in relations.to_dict("records"):
-        parts = [
-            Estimate(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), row["of"])
+        further, rank, slope = (
+            Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], row["of"])
             for name in ("further", "rank", "slope")
-        ]
+        )
+        found = Relation(further, rank, slope, fooled=row["fooled"], n=row["of"])
         where = TITLES.get(row["data"], row["data"])
-        found = Relation(*parts, fooled=row["fooled"], n=row["of"])
         told.append(found.sentence(f"{where}, {row['features']} features, k = {row['k']}"))
     return told
 
@@ -208,14 +208,13 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for measure, part in table[table.printed.notna()].groupby("measure", sort=False):
-        estimates = {row.data: row for row in part.itertuples()}
-        for a, b in combinations(estimates.values(), 2):
-            found = apart(*(Estimate(r.value, r.low, r.high, 0) for r in (a, b)))
-            printed = a.printed - b.printed
+        for a, b in combinations(part.to_dict("records"), 2):
+            found = apart(*(Estimate(r["value"], r["low"], r["high"], 0) for r in (a, b)))
+            printed = a["printed"] - b["printed"]
             told = "as printed" if found.value * printed > 0 else "reversed"
             order = "open" if found.low <= 0 <= found.high else told
             bounds = (found.value, found.low, found.high)
-            rows.append([measure, f"{a.data} - {b.data}", *bounds, printed, order])
+            rows.append([measure, f"{a['data']} - {b['data']}", *bounds, printed, order])
     names = ["measure", "difference", "value", "low", "high", "printed", "order"]
     return pd.DataFrame(rows, columns=names)
 

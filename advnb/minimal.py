@@ -142,9 +142,7 @@ class CarliniWagner:
         searched = self.set or Pixels(1.0, self.norm)
         region = searched.region(split)
         find = partial(shrink, self) if self.norm == "linf" else self._minimise
-        runs = [
-            find(model, split, searched, region, number) for number in range(len(self.starts))
-        ]
+        runs = [find(model, split, searched, region, number) for number in range(len(self.starts))]
         steps = self.searches * (self.steps + 1)
         attack = Attack(searched, steps=steps, batch_size=self.batch_size)
         return attack.result(model, home, runs)
