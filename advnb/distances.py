@@ -105,9 +105,9 @@ def by_bins(data: str, profile: Profile, k: int = 5) -> dict[str, pd.DataFrame]:
     """`bins` of a data set's right images in a profile's sizes, attacked from one start, with
     distances in the features of either network."""
     loaded = load(data)
-    train = loaded.train(min(profile.neighbours, loaded.sizes[0]))
     test = loaded.test(min(profile.far, loaded.sizes[1]))
     right, fooled = attacked(data, len(test), 1)
+    train = loaded.train(min(profile.neighbours, loaded.sizes[0]))
     return {
         f"features of the {name} network": bins(
             distance_to_training_set(features_of(data, name, train), train, test, k)[right],

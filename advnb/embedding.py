@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .checks import brief, whole
-from .models import BATCH, device_of, lent
+from .models import device_of, lent
 from .neighbours import BLOCK, Nearest, nearest_rows
 from .splits import Split
 
 Features = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> [N, d]
 Method = Literal["umap", "tsne", "pca"]
+BATCH = 200  # images a forward pass: more are no faster on a CPU, and take more memory
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .checks import whole
 
 BLOCK = 65_536  # rows among which neighbours are sought at a time
-CELLS = 2**25  # numbers in a tile of distances
+CELLS = 2**23  # numbers in a tile of distances, about what a cache holds
 SPARE = 8  # candidates beyond the k nearest: rounding may change the places of near ones
 
 

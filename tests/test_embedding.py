@@ -171,7 +171,6 @@ def test_training_images_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> 
 
     whole = nearest(watched, train, test, 3)
     monkeypatch.setattr(embedding, "BLOCK", 30)
-    monkeypatch.setattr(embedding, "BATCH", 10)
     parts = nearest(watched, train, test, 3)
     assert max(seen[2:]) <= 30
     assert torch.equal(whole.index, parts.index)

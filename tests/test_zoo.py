@@ -72,6 +72,18 @@ def test_the_pairs_differ_as_they_should() -> None:
         assert robust["success"]["value"] < 0.55 < 0.95 < normal["success"]["value"]
 
 
+@pytest.mark.parametrize("name", [n for n in zoo.names() if zoo.entry(n).certify])
+def test_certified_again(name: str) -> None:
+    entry, card = zoo.entry(name), zoo.card(name)["measured"]["certified"]
+    assert card["eps"] == entry.certify
+    test = real(entry.data).test(400)
+    sure = advnb.certify.certified(zoo.load(name), test, card["eps"], inner="ibp")
+    low, high = binom.interval(0.999, 400, card["value"])
+    assert low <= int(sure.sum()) <= high
+    found = entry.attack(zoo.load(name), test[:100])
+    assert not (sure[:100] & found.success.any(0)).any()  # certified, and fooled
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_measured_again(name: str) -> None:
     kind = zoo.entry(name).data
