@@ -1098,7 +1098,7 @@ def test_colours_of_classes_differ_and_can_be_written_on() -> None:
 
 
 def test_principal_components_of_next_to_nothing() -> None:
-    with refused("pca must be at most 0"):
+    with refused("at most 0 components"):
         NeighbourManifold(images(1), 1, pca=1)
     line = images(5, (1, 1, 1))
     pixel = NeighbourManifold(line, 1, pca=1)

@@ -476,9 +476,7 @@ def test_linf_in_double(model: nn.Module, letters: Split) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.05, 0.3])
-def test_linf_on_codes(
-    eta: float, fonts: advnb.Dataset, model: nn.Module, letters: Split
-) -> None:
+def test_linf_on_codes(eta: float, fonts: advnb.Dataset, model: nn.Module, letters: Split) -> None:
     """The set's radius bounds every change; a code beyond its range may only come closer."""
     set_ = OnManifold(fonts.manifold, eta)
     result = CarliniWagner(**FEW, set=set_)(model, letters)
@@ -501,9 +499,7 @@ def test_linf_on_codes(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_success_within(
-    norm: str, found: AttackResult, smallest: AttackResult
-) -> None:
+def test_success_within(norm: str, found: AttackResult, smallest: AttackResult) -> None:
     result = {"l2": found, "linf": smallest}[norm]
     size = result.distances[:, :RIGHT]
     assert norms(result.delta[0], norm) == pytest.approx(result.distances[0], abs=1e-6)
