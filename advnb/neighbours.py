@@ -66,7 +66,7 @@ def _in_block(rows: Tensor, block: Tensor, k: int) -> Nearest:
     moved, lengths = against[:, :d], against[:, d]
     torch.sub(block, middle, out=moved)
     # |b|^2 as one more column: to add it afterwards would take as long as the product
-    torch.sum(moved.square(), 1, out=lengths)
+    lengths.copy_(torch.linalg.vector_norm(moved, dim=1).square_())
     moved *= -2
     widest = lengths.max().sqrt()
     # each of the d products and sums may round; errors of either sign add up as a random walk
