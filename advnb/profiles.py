@@ -39,7 +39,7 @@ PROFILES = {
     ),
     "course": Profile(
         "course", tested=10_000, attacked=500, restarts=3, table=500, panel=64, epochs=20,
-        neighbours=20_000, far=1500, plane=1500, searched=60, cells=15, curve=(250, 1000), seeds=1,
+        neighbours=20_000, far=1200, plane=1500, searched=60, cells=15, curve=(250, 1000), seeds=1,
     ),
     "paper": Profile(
         "paper", tested=10_000, attacked=1000, restarts=5, table=2000, panel=256, epochs=20,
