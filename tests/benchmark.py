@@ -4,7 +4,9 @@ Parts: attack (our search against a bare loop, and peers where they are installe
 the local files), doctor (its time), kills (20 SIGKILLs of a training), start (notebook 00 whole),
 browser (a key press on a slider, a hover), fonts (test error of normal training), manifold (attacks
 on latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
-attack). Without an argument, all; with names, those.
+attack), curves and sweeps (S's figures 5 to 7), carlini and smallest (minimum-norm attacks against
+other toolkits'), neighbours and distances (distance to the training set), certificates. Without an
+argument, all; with names, those.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 import advnb
 from advnb import Attack, Pixels, Split
 
+from .benchmark_certify import certificates
 from .benchmark_curves import carlini, curves, sweeps
 from .benchmark_distances import distances, neighbours
 from .benchmark_minimal import smallest
@@ -407,7 +410,7 @@ def learned() -> None:
 
 ALL = (
     attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
-    curves, sweeps, neighbours, distances,
+    curves, sweeps, neighbours, distances, certificates,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 
