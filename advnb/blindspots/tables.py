@@ -1,0 +1,102 @@
+"""Accuracy and success over scaled and shifted images, as Zhang et al. tabulate them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..attacks import Attack
+from ..checks import brief, number
+from ..minimal import CarliniWagner
+from ..models import accuracy
+from ..splits import Split
+from ..stats import Rate
+from .shift import SLACK, Defence, columns, printed, radius, shifted, valid_shift
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def table(
+    model: nn.Module,
+    split: Split,
+    attack: Attack | CarliniWagner,
+    pairs: Iterable[tuple[float, float]] | None = None,
+    progress: bool = True,
+    *,
+    defence: Defence = "adversarial",
+) -> pd.DataFrame:
+    """Z's tables 2 to 5 for your model: a row an (alpha, beta), by default those printed for the
+    split's data set and `defence`: "adversarial" (tables 2 and 3), "certified" (4) or "wrm" (5).
+
+    The attack starts from the transformed image x', once within its own radius eps and once
+    within alpha * eps, and only images whose x' is classified correctly are counted, each once
+    however many restarts fool it. Z's own is `CarliniWagner("linf")`: from one run a column, what
+    lies within the paper's radius for the data set, and within alpha times it.
+
+    Columns `accuracy`, `success`, `success_scaled` are `Rate`s; `printed_success` and
+    `printed_scaled` are Z's numbers (NaN where there is none).
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    rows = []
+    if not isinstance(attack, Attack | CarliniWagner):
+        raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
+    if isinstance(attack, CarliniWagner) and attack.norm != "linf":
+        raise ValueError('the paper\'s radii are L-infinity: take CarliniWagner("linf")')
+    try:
+        wanted = (
+            columns(split, defence) if pairs is None else [(alpha, beta) for alpha, beta in pairs]
+        )
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"pairs must be a list of (alpha, beta), two numbers each; got {brief(pairs)}"
+        ) from None
+    for alpha, beta in wanted:  # all of them before the first attack starts
+        low, high = valid_shift(alpha)
+        number("beta", beta, "a number", math.isfinite)
+        if not low - SLACK <= beta <= high + SLACK:
+            raise ValueError(
+                f"beta = {beta:g} is not valid for alpha = {alpha:g}: it may go from {low:g} to "
+                f"{high:g}"
+            )
+    eps = radius(split, defence)
+    for alpha, beta in tqdm(wanted, desc="(alpha, beta)", disable=not progress):
+        images = shifted(split, alpha, beta)
+        paper = printed(split, alpha, beta, defence)
+        success, scaled = _both(attack, eps, alpha, model, images)
+        rows.append(
+            {
+                "alpha": alpha,
+                "beta": beta,
+                "accuracy": accuracy(model, images),
+                "success": success,
+                "success_scaled": scaled,
+                "printed_accuracy": paper.accuracy if paper else float("nan"),
+                "printed_success": paper.success if paper else float("nan"),
+                "printed_scaled": paper.success_scaled if paper else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _both(
+    attack: Attack | CarliniWagner, eps: float, alpha: float, model: nn.Module, images: Split
+) -> tuple[Rate, Rate]:
+    """Success within eps and within alpha * eps."""
+    result = attack(model, images)
+    if isinstance(attack, CarliniWagner):
+        return (
+            result.success_rate("images", within=eps),
+            result.success_rate("images", within=alpha * eps),
+        )
+    success = result.success_rate("images")
+    if alpha == 1:
+        return success, success
+    stricter = replace(attack, set=attack.set.scaled(alpha))
+    return success, stricter(model, images).success_rate("images")
