@@ -16,6 +16,6 @@ from .shift import (
 from .tables import table
 
 __all__ = [
-    "EPS", "PRINTED", "Defence", "Printed", "columns", "printed", "radius", "scale_shift", "shifted",
-    "table", "valid_shift",
+    "EPS", "PRINTED", "Defence", "Printed", "columns", "printed", "radius", "scale_shift",
+    "shifted", "table", "valid_shift",
 ]  # fmt: skip

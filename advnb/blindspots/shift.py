@@ -1,4 +1,4 @@
-"""Images scaled and shifted (Zhang et al. 2019, section 3.3), and what the paper prints for them."""
+"""Images scaled and shifted (Zhang et al. 2019, section 3.3), and what is printed for them."""
 
 from __future__ import annotations
 
