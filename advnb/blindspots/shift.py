@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -97,6 +98,28 @@ def radius(split: Split, defence: Defence = "adversarial") -> float:
 def columns(split: Split, defence: Defence = "adversarial") -> list[tuple[float, float]]:
     """The (alpha, beta) of Z's table for the split's data set; Fashion-MNIST's for others."""
     return [(p.alpha, p.beta) for p in _table(split, defence) or USUAL]
+
+
+def valid_pairs(
+    split: Split, pairs: Iterable[tuple[float, float]] | None, defence: Defence = "adversarial"
+) -> list[tuple[float, float]]:
+    """The pairs as a list, or by default the paper's `columns`; ValueError unless each is an
+    (alpha, beta) that is valid for any image."""
+    try:
+        wanted = columns(split, defence) if pairs is None else [(a, b) for a, b in pairs]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"pairs must be a list of (alpha, beta), two numbers each; got {brief(pairs)}"
+        ) from None
+    for alpha, beta in wanted:
+        low, high = valid_shift(alpha)
+        number("beta", beta, "a number", math.isfinite)
+        if not low - SLACK <= beta <= high + SLACK:
+            raise ValueError(
+                f"beta = {beta:g} is not valid for alpha = {alpha:g}: it may go from {low:g} to "
+                f"{high:g}"
+            )
+    return wanted
 
 
 def printed(

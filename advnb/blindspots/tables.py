@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..attacks import Attack
-from ..checks import brief, number
+from ..checks import brief
 from ..minimal import CarliniWagner
 from ..models import accuracy
 from ..splits import Split
 from ..stats import Rate
-from .shift import SLACK, Defence, columns, printed, radius, shifted, valid_shift
+from .shift import Defence, printed, radius, shifted, valid_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,22 +48,7 @@ def table(
         raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
     if isinstance(attack, CarliniWagner) and attack.norm != "linf":
         raise ValueError('the paper\'s radii are L-infinity: take CarliniWagner("linf")')
-    try:
-        wanted = (
-            columns(split, defence) if pairs is None else [(alpha, beta) for alpha, beta in pairs]
-        )
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"pairs must be a list of (alpha, beta), two numbers each; got {brief(pairs)}"
-        ) from None
-    for alpha, beta in wanted:  # all of them before the first attack starts
-        low, high = valid_shift(alpha)
-        number("beta", beta, "a number", math.isfinite)
-        if not low - SLACK <= beta <= high + SLACK:
-            raise ValueError(
-                f"beta = {beta:g} is not valid for alpha = {alpha:g}: it may go from {low:g} to "
-                f"{high:g}"
-            )
+    wanted = valid_pairs(split, pairs, defence)
     eps = radius(split, defence)
     for alpha, beta in tqdm(wanted, desc="(alpha, beta)", disable=not progress):
         images = shifted(split, alpha, beta)
