@@ -10,11 +10,19 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments; `run` is what it calls."""
     top = argparse.ArgumentParser(prog="python -m advnb", description=__doc__)
-    names = "{doctor,data,distances,fonts,sweep,vaegan,zoo}"
+    names = "{blindspots,doctor,data,distances,fonts,sweep,vaegan,zoo}"
     rooms = top.add_subparsers(required=True, metavar=names)
 
     doctor = rooms.add_parser("doctor", help="is this machine ready? exit code 1 if not")
     doctor.set_defaults(run=_doctor)
+
+    spots = rooms.add_parser("blindspots", help="tables 2 to 5 of Z, for the zoo's models")
+    spots.add_argument("model", nargs="*", help="default: all defended models of MNIST and Fashion")
+    spots.add_argument("--images", type=int, default=2000, help="test images (Z: 2,000)")
+    spots.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    spots.add_argument("--cache", help="where finished columns lie (default: the user's cache)")
+    spots.add_argument("--out", help="a .csv to write the table to")
+    spots.set_defaults(run=_blindspots)
 
     data = rooms.add_parser("data", help="fetch data sets ahead of a class")
     data.add_argument("name", nargs="+", help="mnist, fashion, emnist, cifar10, gtsrb, celeba")
@@ -71,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="make models and their cards again")
     train.add_argument("name", nargs="+")
     train.add_argument("--out", help="where to write them (default: the package's own folder)")
+    train.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     train.add_argument("--note", default="", help="a remark for the card, on the data say")
     train.set_defaults(run=_zoo_train)
     listing = verbs.add_parser("list", help="the models and their measured numbers")
@@ -89,6 +98,23 @@ def _doctor(args: argparse.Namespace) -> int:
             print(f"{'':17s}mend: {finding.mend}", flush=True)
     print(f"{faults} fault(s)" if faults else "all is well")
     return int(faults > 0)
+
+
+def _blindspots(args: argparse.Namespace) -> int:
+    from . import files, zoo
+    from .blindspots import runs
+
+    names = args.model or [name for name in runs.MODELS if zoo.made(name)]
+    cells = [cell for name in names for cell in runs.wanted(name, args.images)]
+    table = runs.run(cells, device=args.device, cache=args.cache)
+    if args.out:
+        files.write(args.out, lambda path: table.to_csv(path, index=False))
+    rates = ["accuracy", "success", "success_scaled"]
+    print(table[["model", "alpha", "beta", *rates, "n"]].to_string(index=False))
+    failed = int((table.error != "").sum())
+    if failed:
+        print(f"advnb: {failed} of {len(table)} columns failed; run it again", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -186,7 +212,7 @@ def _zoo_train(args: argparse.Namespace) -> None:
         zoo.entry(name)  # an unknown name is told before hours are spent on the known ones
     for name in args.name:
         folder = Path(args.out) if args.out else zoo.FOLDER
-        _print_card(zoo.train(name, folder, note=args.note))
+        _print_card(zoo.train(name, folder, note=args.note, device=args.device))
 
 
 def _zoo_list(args: argparse.Namespace) -> None:

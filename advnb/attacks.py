@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -27,7 +27,8 @@ from .stats import Rate, generator, rate
 class Attack:
     """Search `set` for the change that maximises `loss`, from `restarts` random starts.
 
-    `steps` updates of size `lr` follow the start, so there are steps + 1 iterates. "adam" is
+    `steps` updates of size `lr` (a number, or a function of the update's number 1, 2, ...) follow
+    the start, so there are steps + 1 iterates. "adam" is
     Adam on the raw gradient (S); "sign" moves by `lr` along the steepest direction of the set's
     norm: the gradient's sign for L-infinity (Madry et al.), the unit gradient for L2.
 
@@ -45,7 +46,7 @@ class Attack:
     set: PerturbationSet
     _: KW_ONLY
     steps: int = 40
-    lr: float = 0.005
+    lr: float | Callable[[int], float] = 0.005
     optimizer: Literal["adam", "sign"] = "adam"
     restarts: int = 1
     start: Start = "ball"
@@ -58,7 +59,8 @@ class Attack:
         for name, least in (("steps", 0), ("restarts", 1), ("batch_size", 1)):
             if name != "batch_size" or self.batch_size is not None:
                 whole(name, getattr(self, name), least)
-        number("lr", self.lr, "a positive number", lambda v: 0 < v < math.inf)
+        if not callable(self.lr):
+            number("lr", self.lr, "a positive number", lambda v: 0 < v < math.inf)
         choices = {
             "optimizer": ("adam", "sign"),
             "start": STARTS,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from .attacks import Attack
 from .certify import RobustLoss
 from .checks import brief, number, whole
-from .perturbations import Affine, PerturbationSet, Start
+from .perturbations import Affine, PerturbationSet, Pixels, Start
 from .relaxations import Inner, Method
-from .transport import Mean, Smoothed, Transport
+from .tones import ScaleShift
+from .transport import InverseRoot, Mean, Smoothed, Transport
 
 
 class Schedule(Protocol):
@@ -242,20 +243,20 @@ def certified(
     return Recipe((Part(1.0, loss=loss),), **{**usual, **settings})
 
 
+PUBLISHED = InverseRoot()  # Sinha et al.'s steps
+
+
 def wrm(
     scale: float = 1.3,
     *,
     steps: int = 16,
-    lr: float = 0.3,
+    lr: float | Callable[[int], float] = PUBLISHED,
     smoothing: float = 0.1,
     **settings: Any,
 ) -> Recipe:
     """Distributionally robust training (Sinha et al. 2018, algorithm 1): every image is moved to
-    where scale * loss - |change|^2 / 2 is large, scale = 1 / (2 gamma), by gradient steps from x.
-
-    The published steps shrink as 1/sqrt(t). Steps of 0.3 gain the same where the loss is smooth
-    enough for the guarantee, and 3/4 of it or more on networks with ReLU.
-    """
+    where scale * loss - |change|^2 / 2 is large, scale = 1 / (2 gamma), by gradient steps from x,
+    the first of the gradient itself, the later ones shorter by 1 / sqrt(t)."""
     loss = Smoothed(smoothing)
     attack = Attack(
         Transport(scale), steps=steps, lr=lr, optimizer="sign", start="zero", loss=loss,
@@ -264,3 +265,23 @@ def wrm(
     usual = {"betas": (0.9, 0.999), "weight_decay": 0.0, "schedule": Decay(0.001, 1.0)}
     part = Part(1.0, attack, loss=Mean(loss))
     return Recipe((part,), **{"batch_size": 256, **usual, **settings})
+
+
+def cured(
+    attack: Attack, lowest: float = 0.7, *, relative: bool = False, searched: bool = False,
+    **settings: Any,
+) -> Recipe:  # fmt: skip
+    """Adversarial training against the blind spot as well: half of every batch attacked as it is,
+    half scaled and shifted, alpha from `lowest` to 1 and beta whatever is valid, and attacked
+    there within the same radius, or within alpha times it if `relative`.
+
+    alpha and beta are drawn at random; with `searched` they are the attack's to choose. `attack`
+    is one on `Pixels` in L-infinity. (Z's conclusion asks for such training; the form is ours.)
+    """
+    pixels = getattr(attack, "set", None)
+    if not isinstance(pixels, Pixels) or pixels.norm != "linf":
+        raise ValueError(f"cured needs an Attack on Pixels in L-infinity; got {brief(attack)}")
+    tones = ScaleShift(pixels.eps, lowest, relative, searched)
+    on_tones = replace(attack, set=tones, start="uniform")
+    both = [adversarial(one, 1.0, **settings) for one in (attack, on_tones)]
+    return combined(both)

@@ -182,6 +182,7 @@ class Search:
         """Update number t of a chunk's codes, in place: ascend, then back into the region."""
         assert gradient is not None
         code, region, lr = self.code[chunk], self.region[chunk], self.attack.lr
+        lr = lr(t) if callable(lr) else lr
         if self.attack.optimizer == "sign":
             code.add_(region.ascend(gradient), alpha=lr)
         else:  # Kingma and Ba 2015, algorithm 1, with the usual constants

@@ -60,6 +60,19 @@ class Transport:
 
 
 @dataclass(frozen=True)
+class InverseRoot:
+    """Steps of first / sqrt(t) for t = 1, 2, ..., an `Attack`'s lr."""
+
+    first: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("first", self.first, "a positive number", lambda v: 0 < v < math.inf)
+
+    def __call__(self, t: int) -> float:
+        return self.first / math.sqrt(t)
+
+
+@dataclass(frozen=True)
 class Smoothed:
     """Cross-entropy [N] against labels whose own class keeps 1 - `smoothing`, the others sharing
     the rest alike (Szegedy et al. 2016, section 7)."""

@@ -1,6 +1,10 @@
 """Blind spots (Zhang et al. 2019, section 3.3): scaled and shifted images that a robust model
 still classifies correctly, and no longer defends."""
 
+from .certificates import certified_table
+from .corner import robust_limits, separation
+from .detection import Detection, auc, detect
+from .landscape import Landscape, landscape
 from .shift import (
     EPS,
     PRINTED,
@@ -16,6 +20,7 @@ from .shift import (
 from .tables import table
 
 __all__ = [
-    "EPS", "PRINTED", "Defence", "Printed", "columns", "printed", "radius", "scale_shift",
-    "shifted", "table", "valid_shift",
+    "EPS", "PRINTED", "Defence", "Detection", "Landscape", "Printed", "auc", "certified_table", "columns",
+    "detect", "landscape", "printed", "radius", "robust_limits", "scale_shift", "separation", "shifted",
+    "table", "valid_shift",
 ]  # fmt: skip

@@ -14,11 +14,12 @@ from .base import (
     gallery,
     mosaic,
 )
+from .blindspots import certificates, corner, detection
 from .distances import densities, plane, scatter, success_by_distance
 from .strategies import NAMES, generalization
 
 __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
-    "caption", "columns", "curves", "densities", "gallery", "generalization", "histograms",
-    "mosaic", "plane", "regions", "scatter", "success_by_distance",
+    "caption", "certificates", "columns", "corner", "curves", "densities", "detection", "gallery",
+    "generalization", "histograms", "mosaic", "plane", "regions", "scatter", "success_by_distance",
 ]  # fmt: skip

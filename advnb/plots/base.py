@@ -39,6 +39,10 @@ COLOURS = {
     "on-learned": "#8172b3",
     "reconstruction": "#55a868",
     "random": "#8c8c8c",
+    "untouched": "#4c72b0",
+    "transformed": "#dd8452",
+    "robust": "#dd8452",
+    "certified": "#55a868",
 }
 # a colour a class, light enough to write on
 PASTEL = [

@@ -23,10 +23,18 @@ from ..attacks import Attack
 from ..checks import brief
 from ..data import Dataset
 from ..data import load as load_data
-from ..files import DamagedFileError, digest, load_tensors, save_tensors, write
-from ..models import NETWORKS, Network, accuracy
+from ..files import (
+    DamagedFileError,
+    digest,
+    load_tensors,
+    packed,
+    save_tensors,
+    unpacked,
+    write,
+)
+from ..models import NETWORKS, Network, accuracy, device_of
 from ..perturbations import Pixels
-from ..recipes import OneCycle, Recipe, adversarial, certified, normal
+from ..recipes import OneCycle, Recipe, adversarial, certified, cured, normal, wrm
 from ..stats import rate
 from ..training import fit
 
@@ -42,13 +50,38 @@ def pgd(eps: float, lr: float = 0.01, restarts: int = 5) -> Attack:
     )
 
 
+def _attack(eps: float) -> Attack:
+    return Attack(Pixels(eps), steps=7, lr=2.5 * eps / 7, optimizer="sign", start="uniform")
+
+
 def _madry(eps: float, peak: float, warmup: float) -> Recipe:
     """100 % adversarial batches from 7 large steps, in place of 40 small ones: a small network
     on a laptop's clock. The radius warms up, or training at 0.3 may never take off."""
-    attack = Attack(Pixels(eps), steps=7, lr=2.5 * eps / 7, optimizer="sign", start="uniform")
     return adversarial(
-        attack, 1.0, schedule=OneCycle(peak), warmup=warmup, betas=(0.9, 0.999), weight_decay=0.0
+        _attack(eps),
+        1.0,
+        schedule=OneCycle(peak),
+        warmup=warmup,
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
     )
+
+
+def _cured(eps: float, lowest: float, relative: bool = False, searched: bool = False) -> Recipe:
+    return cured(
+        _attack(eps), lowest, relative=relative, searched=searched, schedule=OneCycle(0.01),
+        warmup=2, betas=(0.9, 0.999), weight_decay=0.0,
+    )  # fmt: skip
+
+
+def _paper(eps: float) -> Recipe:
+    """Madry et al.'s, 40 steps of 0.01, with five times their batch of 50 images and a fifth of
+    their 100,000 batches and less."""
+    attack = Attack(Pixels(eps), steps=40, lr=0.01, optimizer="sign", start="uniform")
+    return adversarial(
+        attack, 1.0, batch_size=250, schedule=OneCycle(0.0005), warmup=2, betas=(0.9, 0.999),
+        weight_decay=0.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +98,7 @@ class Entry:
     seed: int = 0
     certify: float | None = None  # the radius of the card's certified error
     ships: bool = True  # else `zoo train` makes it, where its data is
+    bits: int = 16  # a weight that is kept: 16, or 8 with a scale for every 64
 
 
 ENTRIES = {
@@ -91,6 +125,28 @@ ENTRIES = {
     ),
     "fashion-small-certified": Entry(
         "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
+    ),
+    "cifar-small-certified": Entry(
+        "cifar10",
+        "WongKolter",
+        50_000,
+        certified(2 / 255),
+        40,
+        pgd(2 / 255, 0.5 / 255),
+        10_000,
+        certify=2 / 255,
+        bits=8,
+    ),
+    "mnist-wrm": Entry("mnist", "WRM", 60_000, wrm(), 25, pgd(0.1), 10_000, bits=8),
+    "fashion-wrm": Entry("fashion", "WRM", 60_000, wrm(), 25, pgd(0.1), 10_000, bits=8),
+    "mnist-cnn-cured": Entry("mnist", "CNN", 60_000, _cured(0.3, 0.7), 20, pgd(0.3), 10_000),
+    "fashion-cnn-cured": Entry("fashion", "CNN", 60_000, _cured(0.1, 0.7), 20, pgd(0.1), 10_000),
+    # the network of Z's tables 2 and 3: 6.5 MB
+    "mnist-madry": Entry(
+        "mnist", "MadryMNIST", 60_000, _paper(0.3), 20, pgd(0.3), 10_000, ships=False
+    ),
+    "fashion-madry": Entry(
+        "fashion", "MadryMNIST", 60_000, _paper(0.1), 20, pgd(0.1), 10_000, ships=False
     ),
     # 26,640 images: those that torchvision calls the training set
     "gtsrb-cnn-normal": Entry(
@@ -163,7 +219,7 @@ def load(name: str, folder: Path = FOLDER) -> Network:
 
 
 def train(
-    name: str, folder: Path = FOLDER, *, note: str = "", progress: bool = True
+    name: str, folder: Path = FOLDER, *, note: str = "", device: str = "cpu", progress: bool = True
 ) -> dict[str, Any]:
     """Make a model and its card; a killed run goes on from its checkpoint. Returns the card.
 
@@ -171,8 +227,9 @@ def train(
     """
     recipe = entry(name)
     data = load_data(recipe.data)
-    split = data.train(recipe.n)
+    split = data.train(recipe.n).to(device)
     model = NETWORKS[recipe.network](recipe.seed, shape=data.shape, classes=len(data.classes))
+    model = model.to(device)
     checkpoint = folder / f".{name}.checkpoint"
     resumed, began = checkpoint.exists(), time.perf_counter()
     fit(
@@ -180,7 +237,7 @@ def train(
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     minutes = (time.perf_counter() - began) / 60
-    weights = halved(model)
+    weights = rounded(model, recipe.bits)
     measured = measure(name, model, data)
     about = {
         "name": name,
@@ -194,11 +251,11 @@ def train(
         "epochs": recipe.epochs,
         "seed": recipe.seed,
         "minutes": None if resumed else round(minutes, 1),
-        "hardware": f"{torch.get_num_threads()} thread(s), {platform.machine()} CPU",
+        "hardware": hardware(device),
         "torch": torch.__version__,
         "date": str(date.today()),
         "measured": measured,
-        "checksum": digest(weights),
+        "checksum": digest(unpacked(weights)),
     }
     save_tensors(folder / f"{name}.safetensors", weights)
     write(folder / f"{name}.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
@@ -206,14 +263,25 @@ def train(
     return about
 
 
-def halved(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors in half precision, and the model itself rounded to them: what is
-    measured is what is shipped."""
-    weights = {k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}
+def rounded(model: nn.Module, bits: int) -> dict[str, Tensor]:
+    """The model's tensors in 16 or 8 bits, to be saved, and the model itself rounded to them:
+    what is measured is what is shipped."""
+    state = model.state_dict()
+    weights = packed(state) if bits == 8 else {
+        k: t.half() if t.is_floating_point() else t for k, t in state.items()
+    }  # fmt: skip
     if not all(t.isfinite().all() for t in weights.values()):
         raise ValueError("the weights do not fit half precision: train with another seed")
-    model.load_state_dict(weights)
+    model.load_state_dict(unpacked(weights))
     return weights
+
+
+def hardware(device: str) -> str:
+    """What a model was made on, as its card says it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = f"{torch.get_num_threads()} thread(s), {platform.machine()} CPU"
+    return threads if device == "cpu" else f"{device}, {threads}"
 
 
 def measure(name: str, model: nn.Module, data: Dataset, n: int | None = None) -> dict[str, Any]:
@@ -221,8 +289,8 @@ def measure(name: str, model: nn.Module, data: Dataset, n: int | None = None) ->
     of the entry's attack on the first `n` test images, over images and over pairs; where the
     entry names a radius, the share of the test set that is certified within it."""
     recipe = entry(name)
-    test = data.test(min(data.sizes[1], 20_000))
-    result = recipe.attack(model, data.test(n or recipe.attacked))
+    test = data.test(min(data.sizes[1], 20_000)).to(device_of(model))
+    result = recipe.attack(model, test[: n or recipe.attacked])
     found = {
         "attack": str(recipe.attack),
         "accuracy": vars(accuracy(model, test)),
