@@ -2,7 +2,7 @@
 still classifies correctly, and no longer defends."""
 
 from .certificates import certified_table
-from .corner import robust_limits, separation
+from .corner import Separation, robust_limits, separation
 from .detection import Detection, auc, detect
 from .landscape import Landscape, landscape
 from .shift import (
@@ -20,7 +20,7 @@ from .shift import (
 from .tables import table
 
 __all__ = [
-    "EPS", "PRINTED", "Defence", "Detection", "Landscape", "Printed", "auc", "certified_table", "columns",
-    "detect", "landscape", "printed", "radius", "robust_limits", "scale_shift", "separation", "shifted",
-    "table", "valid_shift",
+    "EPS", "PRINTED", "Defence", "Detection", "Landscape", "Printed", "Separation", "auc",
+    "certified_table", "columns", "detect", "landscape", "printed", "radius", "robust_limits",
+    "scale_shift", "separation", "shifted", "table", "valid_shift",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ largest class is left; that is eps >= alpha / 2, half of the contrast.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,26 +31,37 @@ if TYPE_CHECKING:
 CELLS = 2**24  # distances at a time
 
 
-def separation(split: Split, among: Split | None = None) -> Tensor:
-    """L-infinity distance of each image to the nearest one of another class, among the same images
-    or `among` others, on the split's device, [N]; infinite where there is none.
+@dataclass(frozen=True)
+class Separation:
+    """The nearest image of another class of each of N images, in L-infinity."""
 
-    Yang et al. (2020) call half of the smallest one the radius within which a data set can be
-    classified robustly. Exact, and in bounded memory; time grows with N * len(among)."""
+    index: Tensor  # its position, int64 [N]
+    distance: Tensor  # [N]; infinite where no image is of another class
+
+
+def separation(split: Split, among: Split | None = None) -> Separation:
+    """How far each image lies from the nearest one of another class in L-infinity, among the same
+    images or `among` others; on the split's device.
+
+    Half of the smallest distance is the radius within which the images can be classified robustly
+    (Yang et al. 2020). Exact, and in bounded memory; time grows with N * len(among).
+    """
     among = split if among is None else among
     for images in (split, among):
         _check(images)
     if split.shape != among.shape:
         raise ValueError(f"images must be of one size; got {split.shape} and {among.shape}")
     rows, others, labels = (t.to(split.y.device) for t in (split.x, among.x, among.y))
-    found = rows.new_full((len(split),), torch.inf)
+    distance = rows.new_full((len(split),), torch.inf)
+    index = torch.zeros_like(split.y)
     step = max(1, CELLS // len(split))
     for start in range(0, len(among), step):
         part, y = others[start : start + step], labels[start : start + step]
         away = torch.cdist(rows.flatten(1), part.flatten(1), p=torch.inf)
-        away.masked_fill_(split.y[:, None] == y, torch.inf)
-        found = torch.minimum(found, away.amin(1))
-    return found
+        found = away.masked_fill_(split.y[:, None] == y, torch.inf).min(1)
+        index = torch.where(found.values < distance, found.indices + start, index)
+        distance = torch.minimum(distance, found.values)
+    return Separation(index, distance)
 
 
 def robust_limits(split: Split, ratios: Iterable[float]) -> pd.DataFrame:

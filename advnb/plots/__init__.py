@@ -16,10 +16,12 @@ from .base import (
 )
 from .blindspots import certificates, corner, detection
 from .distances import densities, plane, scatter, success_by_distance
+from .landscape import landscape
 from .strategies import NAMES, generalization
 
 __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
     "caption", "certificates", "columns", "corner", "curves", "densities", "detection", "gallery",
-    "generalization", "histograms", "mosaic", "plane", "regions", "scatter", "success_by_distance",
+    "generalization", "histograms", "landscape", "mosaic", "plane", "regions", "scatter",
+    "success_by_distance",
 ]  # fmt: skip

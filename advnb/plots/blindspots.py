@@ -22,7 +22,7 @@ def detection(found: Detection, title: str = "", alt: str = "") -> Picture:
     across = min(3, len(found.original))
     down = -(-len(found.original) // across)
     figure = Picture(3.7 * across, 2.7 * down + 0.7, alt)
-    grid = figure.subplots(down, across, squeeze=False).flat
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in grid:
         axes.set_visible(False)
     for axes, (name, area) in zip(grid, found.auc.items()):
@@ -114,16 +114,17 @@ def corner(
     bar.ax.set_yticklabels(("0 %", "50 %", "100 %"))
     bar.set_label("best robust accuracy, at most")
     axes.plot(alpha, alpha / 2, color=COLOURS["success"], lw=1.5)
-    axes.text(0.41, 0.23, "alpha / 2: every image\ncan be the same grey", fontsize=9,
-              color=COLOURS["success"], va="bottom")  # fmt: skip
+    told = "radius above alpha / 2: every\nimage can become the same grey"
+    axes.text(0.42, radius[-1] - 0.02, told, fontsize=9, color="white", va="top")
     shown = sorted({a for a, _ in pairs})
-    style: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markeredgewidth": 1.6}
+    style: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markeredgewidth": 1.6,
+                             "clip_on": False}  # fmt: skip
     axes.plot(shown, [eps] * len(shown), "o", color=COLOURS["success"], fillstyle="none",
               label=f"the paper's columns, within {eps:g}", **style)  # fmt: skip
     axes.plot(shown, [a * eps for a in shown], "x", color=COLOURS["success_scaled"],
               label=f"within alpha x {eps:g}", **style)  # fmt: skip
     axes.set(xlabel="alpha (the contrast that is left)", ylabel="radius of the attack", title=title,
-             xlim=(0.4, 1.01), ylim=(0, radius[-1]))  # fmt: skip
+             xlim=(0.4, 1), ylim=(0, radius[-1]))  # fmt: skip
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False)  # fmt: skip
     return figure
