@@ -6,7 +6,8 @@ within eps of both there is an image, halfway between, if and only if alpha * d 
 are of two classes, a classifier is wrong about that image for one of them. So the images that a
 classifier holds are free of such pairs, and any set of images that is free of them can be held:
 Bhagoji, Cullina and Mittal (2019), for a finite set. Neither beta nor the classifier plays a part,
-and eps and alpha count by the ratio 2 * eps / alpha alone.
+and eps and alpha count by the ratio 2 * eps / alpha alone: within alpha * eps, nothing is lost that
+was not lost before the transform.
 
 Where the ratio reaches 1, every image can be turned into the same uniform grey, and only the
 largest class is left; that is eps >= alpha / 2, half of the contrast.

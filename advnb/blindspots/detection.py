@@ -23,7 +23,7 @@ from .shift import shifted
 class Detection:
     """What detectors say of the same n images, untouched and scaled and shifted.
 
-    `original` and `transformed`: a detector's scores [n], the larger, the more suspicious.
+    `original` and `transformed`: a detector's scores [n] on the CPU, the larger, the more suspicious.
     `success_before` and `success`: how often an attack fools the model on the n images and on the
     transformed ones; None where there was none. `right`: which images of the split these are, bool
     [N]: those that the model classifies correctly, both untouched and transformed.
@@ -89,7 +89,7 @@ def detect(
         f"distance, {name}": distance_to_training_set(function, train, both, k)
         for name, function in features.items()
     }
-    sure = torch.cat([output[right] for output in outputs]).double().softmax(1).amax(1)
+    sure = torch.cat([output[right] for output in outputs]).cpu().double().softmax(1).amax(1)
     pixels = both.flatten(1)
     scores |= {
         "1 - max probability": 1 - sure,
@@ -97,8 +97,8 @@ def detect(
         "missing contrast": 1 - (pixels.amax(1) - pixels.amin(1)),
     }
     n = len(before)
-    original = {name: score[:n] for name, score in scores.items()}
-    transformed = {name: score[n:] for name, score in scores.items()}
+    original = {name: score[:n].cpu() for name, score in scores.items()}
+    transformed = {name: score[n:].cpu() for name, score in scores.items()}
     found = Detection(alpha, beta, right, original, transformed)
     if attack is None:
         return found
