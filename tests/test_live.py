@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import advnb
@@ -26,6 +28,7 @@ from advnb.live import AttackPanel, BlindspotPanel, CurvePanel, close_all
 from advnb.live import blindspot as blindspot_module
 from advnb.live import panel as panel_module
 from advnb.live.panel import Frame, Panel, Runner
+from advnb.live.pointer import PointedImage
 
 from .conftest import ROOT, refused
 
@@ -563,6 +566,219 @@ def test_radius_and_size_come_from_data_and_profile(
     assert "3 images" in panel.message.value
     plain = advnb.Split(letters.x, letters.y)  # images from nowhere in particular
     assert shown(BlindspotPanel(robust, plain, steps=1)).frame.complete
+
+
+# the blind-spot panel's map -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(
+    robust: nn.Module, letters: advnb.Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> BlindspotPanel:
+    """A panel with a map of 3 x 3, and nothing found by earlier ones."""
+    monkeypatch.setenv("ADVNB_CACHE", str(tmp_path / "cache"))
+    return shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, cells=3))
+
+
+def chart(panel: BlindspotPanel) -> PointedImage:
+    (found,) = (widget for widget in walk(panel) if isinstance(widget, PointedImage))
+    return found
+
+
+def alt(panel: BlindspotPanel) -> str:
+    page = Alt(chart(panel).value)
+    assert page.tags == ["img"]
+    return page.text or ""
+
+
+def land(panel: BlindspotPanel) -> advnb.blindspots.Landscape:
+    found = panel._map._land
+    assert found is not None
+    return found
+
+
+def click(panel: BlindspotPanel, alpha: float, shift: float) -> None:
+    """Click where a pair stands in the picture."""
+    figure = panel._map._artist.figure
+    x, y = figure.axes[0].transData.transform((alpha, shift))
+    width, height = figure.canvas.get_width_height()
+    view = chart(panel)
+    view.click = [x / width, 1 - y / height, view.click[2] + 1]
+
+
+def test_no_map_is_drawn_or_searched_before_somebody_asks(mapped: BlindspotPanel) -> None:
+    assert chart(mapped).layout.display == "none"
+    click_nowhere = [0.5, 0.5, 1]
+    chart(mapped).click = click_nowhere
+    shown(mapped, alpha=0.8)
+    assert chart(mapped).value == ""
+    assert mapped._map._land is None
+    assert mapped._map.below(mapped.frame.png) == mapped.frame.png
+
+
+def test_the_map_has_the_numbers_of_the_panel(mapped: BlindspotPanel) -> None:
+    press(mapped, "Map")
+    assert shown(mapped).frame.complete
+    assert chart(mapped).layout.display == ""
+    assert mapped.frame.params == mapped.params
+    assert "9 of 9 pairs of the map" in mapped.message.value
+    table = land(mapped).table()
+    assert table.alpha.unique().tolist() == [0.5, 0.75, 1.0]
+    assert table["shift"].unique().tolist() == [-1, 0, 1]
+    for row in table.itertuples():
+        shown(mapped, alpha=row.alpha, beta=row.beta)
+        assert f"accuracy: {row.accuracy}; success at 0.05: {row.success};" in mapped.frame.alt
+    assert "within ε = 0.05 of 12 images. " in alt(mapped)
+    right = table.accuracy[table.alpha == 1].iloc[0].value
+    blind = sum(
+        row.accuracy.value >= 0.99 * right and row.success.value >= 0.5
+        for row in table.itertuples()
+    )
+    assert f"{blind} keep 99 % of that accuracy" in alt(mapped)
+
+
+def test_sliders_move_the_ring_and_a_click_moves_the_sliders(
+    mapped: BlindspotPanel, robust: nn.Module, letters: advnb.Split
+) -> None:
+    press(mapped, "Map")
+    before = chart(shown(mapped)).value
+    shown(mapped, alpha=0.6, beta=-0.1)
+    assert "A ring at alpha 0.6, relative shift -0.50." in alt(mapped)
+    assert chart(mapped).value != before
+    for alpha, shift, beta in ((0.5, 1, 0.25), (0.75, -1, -0.125), (1, 1, 0), (0.5, 0, 0)):
+        click(mapped, alpha, shift)
+        assert (mapped.params["alpha"], mapped.params["beta"]) == (alpha, beta)
+        shown(mapped)
+        assert_tells(mapped, robust, letters)
+        assert f"A ring at alpha {alpha:g}, relative shift {shift if alpha < 1 else 0:.2f}." in alt(
+            mapped
+        )
+    first = mapped.frame
+    chart(mapped).click = [0.01, 0.5, 99]  # beside the axes
+    assert shown(mapped).frame is first
+
+
+def test_the_ring_moves_with_the_first_frame(mapped: BlindspotPanel) -> None:
+    press(mapped, "Map")
+    shown(mapped)
+    mapped._map.asked = None
+    first = next(mapped.frames(mapped.params | {"alpha": 0.7, "beta": 0.15}))
+    assert "before the attack" in first.alt
+    assert "A ring at alpha 0.7, relative shift 1.00." in first.map_alt
+    assert first.map.startswith(PNG)
+
+
+def test_stop_keeps_what_is_done_and_map_goes_on(
+    mapped: BlindspotPanel, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, waiting = advnb.blindspots.Landscape.search, threading.Event()
+
+    def slow(self: advnb.blindspots.Landscape) -> Iterator[None]:
+        for _ in search(self):
+            yield
+            if self.known.sum() == 5 and not gate.is_set():
+                waiting.set()
+                assert gate.wait(WAIT)
+
+    monkeypatch.setattr(advnb.blindspots.Landscape, "search", slow)
+    press(mapped, "Map")
+    assert waiting.wait(WAIT)
+    press(mapped, "Stop")
+    assert mapped.settle(WAIT)
+    assert "Stopped" in mapped.message.value
+    gate.set()
+    shown(mapped, alpha=0.9)
+    assert land(mapped).known.sum() == 5, "what was stopped stays stopped"
+    assert ", 5 of 9 pairs. " in alt(mapped)
+    stopped = land(mapped)
+    begun, iterate = [], Attack.iterate
+
+    def noted(self: Attack, *args: Any) -> Iterator[Any]:
+        begun.append(self)
+        yield from iterate(self, *args)
+
+    monkeypatch.setattr(Attack, "iterate", noted)
+    press(mapped, "Map")
+    assert shown(mapped).frame.complete
+    assert land(mapped) is stopped
+    assert land(mapped).known.all()
+    assert len(begun) in (5, 6), "two for the picture, and what was not known"
+
+
+def test_newer_parameters_cut_into_the_search_and_it_goes_on(
+    mapped: BlindspotPanel, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, waiting = advnb.blindspots.Landscape.search, threading.Event()
+
+    def slow(self: advnb.blindspots.Landscape) -> Iterator[None]:
+        for _ in search(self):
+            waiting.set()
+            assert gate.wait(WAIT)
+            yield
+
+    monkeypatch.setattr(advnb.blindspots.Landscape, "search", slow)
+    press(mapped, "Map")
+    assert waiting.wait(WAIT)
+    mapped.submit(alpha=0.8)
+    gate.set()
+    shown(mapped)
+    assert mapped.frame.params["alpha"] == 0.8
+    assert mapped.frame.complete
+    assert land(mapped).known.all(), "nobody has stopped it"
+
+
+def test_a_second_map_is_there_at_once_and_others_wait_for_the_button(
+    mapped: BlindspotPanel,
+    robust: nn.Module,
+    letters: advnb.Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    press(mapped, "Map")
+    first = land(shown(mapped)).table().to_dict()
+    shown(mapped, eps=0.1)
+    assert not land(mapped).known.any(), "another radius, another map: nobody asked for it"
+    assert ", 0 of 9 pairs. " in alt(mapped)
+    again = shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, cells=3))
+    monkeypatch.setattr(advnb.blindspots.Landscape, "_search", lambda self: iter(()))  # nothing
+    press(again, "Map")
+    assert land(shown(again)).table().to_dict() == first
+
+
+def test_an_error_of_the_map_is_shown_and_the_next_press_goes_on(
+    mapped: BlindspotPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: advnb.blindspots.Landscape) -> Iterator[None]:
+        raise RuntimeError("planted")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(advnb.blindspots.Landscape, "_search", fails)
+        press(mapped, "Map")
+        assert mapped.settle(WAIT)
+        assert 'role="alert"' in mapped.message.value
+        assert "planted" in mapped.message.value
+    press(mapped, "Map")
+    assert shown(mapped).frame.complete
+    assert land(mapped).known.all()
+
+
+def test_a_page_without_a_kernel_has_the_map_as_well(
+    mapped: BlindspotPanel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mapped.map()
+    bundle = mapped._repr_mimebundle_()
+    both, picture = (
+        Image.open(io.BytesIO(png))
+        for png in (base64.b64decode(bundle["image/png"]), mapped.frame.png)
+    )
+    assert both.width == picture.width
+    assert both.height > 1.5 * picture.height
+    assert both.crop((0, 0, *picture.size)).tobytes() == picture.tobytes()
+    assert bundle["text/plain"] == f"{mapped.frame.alt} {alt(mapped)}"
+    monkeypatch.chdir(tmp_path)
+    press(mapped, "Save picture")
+    (path,) = tmp_path.glob("*.png")
+    assert path.read_bytes() == base64.b64decode(bundle["image/png"])
 
 
 # the attack panel ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,9 @@ class Landscape:
 
     `right` and `fooled` are bool [alphas, shifts, images]: whether x' is classified correctly,
     and whether any restart of `attack`, by default PGD within the paper's radius for the data
-    set, fools it. `known` is bool [alphas]. What an earlier landscape of the same weights, images
-    and attack has found in the folder `cache` (default: the user's own) is known at once; of a
-    loss or a step size that is a function nothing is kept.
+    set, fools it. `known` is bool [alphas, shifts]. What an earlier landscape of the same weights,
+    images and attack has found in the folder `cache` (default: the user's own) is known at once;
+    of a loss or a step size that is a function nothing is kept.
     """
 
     def __init__(
@@ -78,12 +79,12 @@ class Landscape:
             )
         self.alphas = _ascending("alphas", alphas, "in (0, 1]", lambda v: 0 < v <= 1)
         self.shifts = _ascending("shifts", shifts, "in [-1, 1]", lambda v: -1 <= v <= 1)
-        self._model, self._split, self.attack = model, split, attack
+        self._model, self._split, self._attack = model, split, attack
+        self.eps = attack.set.eps
         size = len(self.alphas), len(self.shifts), len(split)
         self.right = torch.zeros(size, dtype=torch.bool)
         self.fooled = self.right.clone()
-        self.known = torch.zeros(size[0], dtype=torch.bool)
-        self.done = 0  # pairs
+        self.known = torch.zeros(size[:2], dtype=torch.bool)
         self._going: Iterator[None] | None = None
         self._paths: list[Path | None] = [None] * size[0]
         if not callable(attack.loss) and not callable(attack.lr):
@@ -94,7 +95,6 @@ class Landscape:
                 self._paths[i] = folder / f"{hashlib.sha256(decides).hexdigest()[:24]}.safetensors"
         for i, path in enumerate(self._paths):
             self.known[i] = path is not None and self._read(i, path)
-        self.done = int(self.known.sum()) * size[1]
 
     def search(self) -> Iterator[None]:
         """Attack what is not known, one alpha after another from the largest down, and keep what
@@ -110,35 +110,33 @@ class Landscape:
 
     def _search(self) -> Iterator[None]:
         for i in reversed(range(len(self.alphas))):
-            if self.known[i]:
+            if self.known[i].all():
                 continue
-            alpha, before = self.alphas[i], self.done
+            alpha = self.alphas[i]
             for j, shift in enumerate(self.shifts):
-                if alpha < 1 or j == 0:
+                if alpha < 1 or j == 0:  # at 1 all shifts are one
                     images = shifted(self._split, alpha, beta_of(alpha, shift))
                     right = logits(self._model, images).argmax(1) == images.y
                     ends: dict[int, Tensor] = {}
-                    for state in self.attack.iterate(self._model, images):
+                    for state in self._attack.iterate(self._model, images):
                         ends[state.restart] = state.success
                         yield
                     fooled = torch.stack([*ends.values()]).any(0)
                 self.right[i, j], self.fooled[i, j] = right.cpu(), fooled.cpu()
-                self.done = before + j + 1
-            self.known[i] = True
+                self.known[i, j] = True
             self._keep(i)
-            yield
 
     @property
     def accuracy(self) -> Tensor:
         """Share of the images that are classified correctly, float64 [alphas, shifts]; NaN where
         it is not known."""
-        return self.right.double().mean(2).where(self.known[:, None], torch.nan)
+        return self.right.double().mean(2).where(self.known, torch.nan)
 
     @property
     def success(self) -> Tensor:
         """Share of the correctly classified images that are fooled, float64 [alphas, shifts]."""
         hits = (self.fooled & self.right).sum(2).double() / self.right.sum(2)
-        return hits.where(self.known[:, None], torch.nan)
+        return hits.where(self.known, torch.nan)
 
     def table(self) -> pd.DataFrame:
         """What is known, a row a pair: `alpha`, `shift`, `beta`, and `accuracy` and `success` as
@@ -155,7 +153,7 @@ class Landscape:
             }
             for i, alpha in enumerate(self.alphas)
             for j, shift in enumerate(self.shifts)
-            if self.known[i]
+            if self.known[i, j]
         ]
         return pd.DataFrame(rows, columns=["alpha", "shift", "beta", "accuracy", "success"])
 
@@ -167,7 +165,8 @@ class Landscape:
         guess = logits(model, self._split).argmax(1)
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         content = digest(self._split.content() | {"guess": guess})
-        return [VERSION, kind, repr(model), digest(weights), content, repr(self.attack)]
+        attack = repr(replace(self._attack, batch_size=None))
+        return [VERSION, kind, repr(model), digest(weights), content, attack]
 
     def _read(self, i: int, path: Path) -> bool:
         """Whether outcomes of this alpha are kept; now they are known."""
@@ -213,9 +212,10 @@ def landscape(
 
     found = Landscape(model, split, attack, alphas=alphas, shifts=shifts, cache=cache)
     total = len(found.alphas) * len(found.shifts)
-    with tqdm(total=total, initial=found.done, desc="pairs", disable=not progress) as bar:
+    with tqdm(total=total, desc="pairs", disable=not progress) as bar:
         for _ in found.search():
-            bar.update(found.done - bar.n)
+            bar.update(int(found.known.sum()) - bar.n)
+        bar.update(total - bar.n)
     return found.table()
 
 

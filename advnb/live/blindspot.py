@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import zoo
-from ..attacks import Attack, State
-from ..blindspots import Printed, columns, printed, radius, scale_shift, valid_shift
+from ..attacks import State
+from ..blindspots import Landscape, Printed, columns, printed, radius, scale_shift, valid_shift
+from ..blindspots.landscape import one_start
 from ..checks import number, whole
 from ..data import TITLES, here, load
 from ..files import write
 from ..models import checked, logits, predictions
-from ..perturbations import Pixels
 from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
 from .figures import BlindspotFigure
+from .landscape import Map, MapFrame
 from .panel import REFRESH, Frame, Panel, Params, button, slider
 
 MINE = "as given"
@@ -36,6 +39,10 @@ class BlindspotPanel(Panel):
     `split` holds the images to attack (the panel takes the first `images` of it, by default the
     profile's), `eps` is the radius it starts from, by default the paper's for the data set.
     `params`: alpha, beta, eps, steps, model, data. The attack is PGD with one uniform start.
+
+    Map shows the success over all alpha and shifts below the picture, `cells` a side, and attacks
+    what no earlier map has found; Stop interrupts that, and Map goes on. A click on the map moves
+    alpha and beta.
     """
 
     def __init__(
@@ -48,9 +55,11 @@ class BlindspotPanel(Panel):
         eps: float | None = None,
         steps: int = 40,
         images: int | None = None,
+        cells: int = 21,
     ) -> None:
         checked(model, split)
         self._images = profile().panel if images is None else whole("images", images, 1)
+        whole("cells", cells, 2)
         low, high = valid_shift(alpha)
         beta = number("beta", beta, "a number", math.isfinite)
         if not low - 1e-6 <= beta <= high + 1e-6:
@@ -73,11 +82,13 @@ class BlindspotPanel(Panel):
         }
         self.words = widgets.HTML()
         self._artist = BlindspotFigure()
+        self._map = Map(cells, lambda alpha, beta: self.submit(alpha=alpha, beta=beta))
         c = self.controls
         pairs = [_pair(self, *pair) for pair in columns(split)]
         tools = [
             button("Stop", self.stop, "give up the running attack"),
             button("Reset", self.reset, "back to the first values"),
+            button("Map", self.map, "success over all alpha and beta, below the picture"),
             button("Save picture", self.save, "write the picture as a PNG file"),
         ]
         rows = [
@@ -91,7 +102,7 @@ class BlindspotPanel(Panel):
         # The browser's End and Home keys go by the range that a slider was drawn with: draw beta
         # with its widest, and narrow it once it is on the page.
         self._on_page = False
-        super().__init__(rows)
+        super().__init__(rows, below=[self._map.view])
         c["beta"]._view_count = 0  # ask to be told
         c["beta"].observe(self._narrow, "_view_count")
 
@@ -123,8 +134,29 @@ class BlindspotPanel(Panel):
             return
         told = "_".join(f"{name}-{value}" for name, value in frame.params.items() if value != MINE)
         path = Path(f"blindspot_{told}.png")
-        write(path, lambda temporary: temporary.write_bytes(frame.png))
+        write(path, lambda temporary: temporary.write_bytes(self._map.below(frame.png)))
         self._say(f"Saved as {path}")
+
+    def map(self, *_: Any) -> None:
+        """Show the map, and search what is not known of it; with other eps, steps, model or data
+        only what was once found is shown until the next call."""
+        self._map.ask(_settings(self.params))
+        self.submit()
+
+    def stop(self, *_: Any) -> None:
+        self._map.asked = None
+        super().stop()
+
+    def _show(self, frame: Frame | Exception) -> None:
+        super()._show(frame)
+        self._map.show(frame)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if self.frame is not None and self._map.png:
+            bundle["image/png"] = base64.b64encode(self._map.below(self.frame.png)).decode()
+            bundle["text/plain"] += f" {self._map.alt}"
+        return bundle
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         model, split = self._get(params, "model"), self._get(params, "data")[: self._images]
@@ -133,8 +165,13 @@ class BlindspotPanel(Panel):
         guess = logits(model, images).argmax(1)
         correct = guess == images.y
         began, shown = time.monotonic(), min(self._artist.SHOWN, len(images))
+        settings, land = _settings(params), None
+        if self._map.shown:
+            search = one_start(eps, steps)
+            land = self._map.land(settings, partial(Landscape, model, split, search))
+        asked = land is not None and self._map.asked == settings
 
-        def frame(at: State | None, scaled: State | None) -> Frame:
+        def frame(at: State | None, scaled: State | None) -> MapFrame:
             rates = {
                 "accuracy": rate(correct),
                 f"success at {eps:.3g}": _success(at, correct),
@@ -159,12 +196,13 @@ class BlindspotPanel(Panel):
                 + "; ".join(f"{k}: {v}" for k, v in rates.items())
                 + (f" after {step.rstrip(', ')}." if step else ", before the attack.")
             )
-            return Frame(params, png, alt, status, complete=done == steps)
+            return MapFrame(params, png, alt, status, complete=done == steps and not asked)
 
         done = 0
-        yield frame(None, None)
+        first = frame(None, None)
+        yield first if land is None else self._map.onto(first, land, split)
         radii = (eps, alpha * eps) if alpha < 1 else (eps,)
-        searches = [self._attack(radius, steps).iterate(model, images) for radius in radii]
+        searches = [one_start(radius, steps).iterate(model, images) for radius in radii]
         states: list[State] = [next(search) for search in searches]
         drawn = time.monotonic()
         for done in range(1, steps + 1):
@@ -173,11 +211,10 @@ class BlindspotPanel(Panel):
             if done < steps and time.monotonic() - drawn > REFRESH:
                 yield frame(states[0], states[-1])
                 drawn = time.monotonic()
-        yield frame(states[0], states[-1])
-
-    def _attack(self, eps: float, steps: int) -> Attack:
-        lr = max(0.01, 2.5 * eps / steps)  # far enough to cross the ball, as Madry et al. advise
-        return Attack(Pixels(eps), steps=steps, lr=lr, optimizer="sign", start="uniform")
+        last = frame(states[0], states[-1])
+        yield last
+        if land is not None and asked:
+            yield from self._map.fill(last, land, split)
 
     def _get(self, params: Params, what: str) -> Any:
         key = (params[what], what)
@@ -185,6 +222,11 @@ class BlindspotPanel(Panel):
             name = params[what]
             self._cast[key] = zoo.load(name) if what == "model" else load(name).test(self._images)
         return self._cast[key]
+
+
+def _settings(params: Params) -> tuple[Any, ...]:
+    """What decides a landscape."""
+    return tuple(params[name] for name in ("model", "data", "eps", "steps"))
 
 
 def _pair(panel: BlindspotPanel, alpha: float, beta: float) -> widgets.Button:

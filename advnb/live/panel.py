@@ -13,7 +13,7 @@ import contextlib
 import html
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,11 +151,14 @@ def close_all() -> None:
 
 class Panel(widgets.VBox):
     """Controls above a picture. A subclass gives `controls`, the rows they stand in and
-    `frames(params)`. `view` shows the picture: anything whose `value` is HTML."""
+    `frames(params)`. `view` shows the picture: anything whose `value` is HTML; what is `below`
+    comes after it."""
 
     controls: dict[str, widgets.DOMWidget]
 
-    def __init__(self, rows: list[widgets.Widget], view: Any = None) -> None:
+    def __init__(
+        self, rows: list[widgets.Widget], view: Any = None, below: Sequence[widgets.Widget] = ()
+    ) -> None:
         self.view = widgets.HTML() if view is None else view
         self.message = widgets.HTML(layout=widgets.Layout(min_height="1.6em"))
         self.frame: Frame | None = None
@@ -163,7 +166,7 @@ class Panel(widgets.VBox):
         self._quiet = False
         self._posted: Params = {}
         self._first = {name: control.value for name, control in self.controls.items()}
-        super().__init__([*rows, self.message, self.view])
+        super().__init__([*rows, self.message, self.view, *below])
         for control in self.controls.values():
             control.observe(self._changed, "value")
         self._cell = cell, run = _cell()
@@ -256,11 +259,7 @@ class Panel(widgets.VBox):
             self._say(f"{type(frame).__name__}: {frame}", role="alert")
             return
         self.frame = frame
-        source = base64.b64encode(frame.png).decode()
-        alt = html.escape(frame.alt, quote=True)
-        self.view.value = (
-            f'<img alt="{alt}" src="data:image/png;base64,{source}" style="max-width:100%">'
-        )
+        self.view.value = picture(frame.png, frame.alt)
         self._say(frame.status)
 
     def _say(self, text: str, role: str = "status") -> None:
@@ -285,6 +284,13 @@ def _cell() -> tuple[str | None, str | None]:
         return parent["metadata"]["cellId"], parent["header"]["msg_id"]
     except (ImportError, AttributeError, KeyError, TypeError):
         return None, None
+
+
+def picture(png: bytes, alt: str) -> str:
+    """A picture as HTML."""
+    source = base64.b64encode(png).decode()
+    told = html.escape(alt, quote=True)
+    return f'<img alt="{told}" src="data:image/png;base64,{source}" style="max-width:100%">'
 
 
 def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
