@@ -23,7 +23,7 @@ from .shift import shifted
 class Detection:
     """What detectors say of the same n images, untouched and scaled and shifted.
 
-    `original` and `transformed`: a detector's scores [n] on the CPU, the larger, the more suspicious.
+    `original` and `transformed`: a detector's scores, [n] on the CPU; larger is more suspicious.
     `success_before` and `success`: how often an attack fools the model on the n images and on the
     transformed ones; None where there was none. `right`: which images of the split these are, bool
     [N]: those that the model classifies correctly, both untouched and transformed.
