@@ -121,14 +121,19 @@ def _contours(
     full, blue = np.nanmax(accuracy[-1]), COLOURS["accuracy"]
     between = dict.fromkeys(_percent(edge) for edge in (known.min(), known.max()))
     axes.plot([], [], ls="none", label=f"accuracy {' to '.join(between)}")
+    values = np.ma.masked_invalid(accuracy.T)
     for share, style in LEVELS.items():
-        if min(accuracy.shape) > 1 and known.min() < share * full < known.max():
-            lines = axes.contour(
-                alphas, shifts, np.ma.masked_invalid(accuracy.T), [share * full], colors=blue,
-                linestyles=style, linewidths=1.8,
-            )  # fmt: skip
-            lines.set(path_effects=HALO)
-            axes.plot([], [], color=blue, ls=style, label=f"accuracy {_percent(share * full)}")
+        level = share * full
+        if min(accuracy.shape) < 2 or not known.min() < level < known.max():
+            continue
+        lines = axes.contour(
+            alphas, shifts, values, [level], colors=blue, linestyles=style, linewidths=1.8
+        )
+        lines.set(path_effects=HALO)
+        axes.plot([], [], color=blue, ls=style, label=f"accuracy {_percent(level)}")
+        if share == min(LEVELS):  # which side is the low one
+            low = axes.contourf(alphas, shifts, values, [-1, level], colors="none", hatches=["/"])
+            low.set(edgecolor="#c3cfe6", linewidth=0)
 
 
 def _percent(value: float) -> str:
