@@ -20,6 +20,7 @@ import pytest
 
 import advnb
 from advnb.fonts import LATENTS
+from advnb.live.landscape import MapFigure
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -52,6 +53,13 @@ from advnb.live import EmbeddingPanel
 data = advnb.load("fonts")
 EmbeddingPanel(
     advnb.zoo.load("fonts-cnn-normal"), data.train(1500), data.test(1500), projection="pca"
+)
+""",
+    "map": """
+from advnb.live import BlindspotPanel
+BlindspotPanel(
+    advnb.zoo.load("fonts-cnn-adversarial"), advnb.load("fonts").test(12), steps=5,
+    alphas=[0.5, 0.62, 0.74, 0.88, 1], shifts=[-1, -0.4, 0, 0.5, 1]
 )
 """,
 }
@@ -205,7 +213,7 @@ class Panel:
 
     @property
     def alt(self) -> str:
-        return self.root.locator("img").get_attribute("alt") or ""
+        return self.root.locator("img").first.get_attribute("alt") or ""
 
     @property
     def status(self) -> str:
@@ -576,6 +584,40 @@ def test_hovering_shows_a_new_picture(embedding: tuple[Page, Pointed]) -> None:
     print(f"embedding panel {statistics.median(took):.0f} ms")
     assert len(took) == 21, "one picture each"
     assert not page.errors
+
+
+def test_a_click_on_the_map_moves_the_sliders(browser: playwright.Browser, lab: str) -> None:
+    page = Page(browser, lab, "map.ipynb")
+    page.run_all()
+    panel = Pointed(page.page)
+    panel.settled(1, 0, 5)
+    assert panel.picture.count() == 0
+    panel.button("Map")
+    panel.wait("searched", lambda: "25 of 25 pairs of the map" in panel.status, 60)
+    split, own = advnb.load("fonts").test(12), MapFigure()
+    land = advnb.blindspots.Landscape(
+        advnb.zoo.load("fonts-cnn-adversarial"), split, alphas=[0.5, 0.62, 0.74, 0.88, 1],
+        shifts=[-1, -0.4, 0, 0.5, 1],
+    )  # fmt: skip
+    own.draw(land, 1, 0, split, "")
+    width, height = own.canvas.get_width_height()
+    for alpha, shift, beta in ((0.5, 1, 0.25), (0.88, -0.4, -0.024), (1, 0.5, 0)):
+        x, y = own.figure.axes[0].transData.transform((alpha, shift))
+        panel.point(x / width, 1 - y / height)
+        page.page.mouse.down()
+        page.page.mouse.up()
+        panel.settled(alpha, beta, 5)
+        assert panel.value("alpha") == alpha
+        assert panel.value("beta") == pytest.approx(beta, abs=0.0025)  # a slider stands on a step
+        ring = f"A ring at alpha {alpha:g}, relative shift {shift if alpha < 1 else 0:.2f}."
+        panel.wait("the ring", lambda: ring in (panel.picture.get_attribute("alt") or ""))  # noqa: B023
+    before = panel.picture.get_attribute("src")
+    panel.key("alpha", "ArrowLeft")
+    panel.settled(0.99, 0, 5)
+    panel.wait("the ring", lambda: panel.picture.get_attribute("src") != before)
+    assert page.images() == 2
+    assert not page.errors
+    page.page.close()
 
 
 def end_kernels(lab: str) -> None:

@@ -292,7 +292,7 @@ def test_where_things_lie_in_the_picture() -> None:
     printed = [Printed(0.8, 0.1, 0.9, 0.7), Printed(1.0, 0.0, 0.9, 0.1), Printed(0.3, 0, 0.9, 0)]
     picture = plots.landscape(table, printed, marker=(0.6, -0.1), eps=0.3, title="T", alt="A")
     axes, bar = picture.axes
-    mesh, *contours, diamonds = axes.collections
+    mesh, *contours, low, diamonds = axes.collections
     edges = mesh.get_coordinates()
     for row in table.to_dict("records"):
         inside = (edges[0, :-1, 0] < row["alpha"]) & (row["alpha"] < edges[0, 1:, 0])
@@ -302,6 +302,8 @@ def test_where_things_lie_in_the_picture() -> None:
     assert mesh.get_clim() == (0, 1)
     places = [path.vertices[:, 0] for lines in contours for path in lines.get_paths()]
     assert [np.unique(x.round(6)).tolist() for x in places] == [[0.99], [0.95]]
+    (corners,) = [path.get_extents().get_points() for path in low.get_paths()]
+    assert corners.round(6).tolist() == [[0.5, -1], [0.95, 1]], "hatched: too many are wrong"
     assert diamonds.get_offsets().tolist() == [[0.8, 1.0], [1.0, 0.0]]
     assert diamonds.get_array().tolist() == [0.7, 0.1]
     (ring,) = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]

@@ -571,13 +571,16 @@ def test_radius_and_size_come_from_data_and_profile(
 # the blind-spot panel's map -----------------------------------------------------------------------
 
 
+GRID: dict[str, Any] = {"alphas": [0.5, 0.76, 1.0], "shifts": [-1, 0, 1]}
+
+
 @pytest.fixture
 def mapped(
     robust: nn.Module, letters: advnb.Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> BlindspotPanel:
     """A panel with a map of 3 x 3, and nothing found by earlier ones."""
     monkeypatch.setenv("ADVNB_CACHE", str(tmp_path / "cache"))
-    return shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, cells=3))
+    return shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, **GRID))
 
 
 def chart(panel: BlindspotPanel) -> PointedImage:
@@ -623,7 +626,7 @@ def test_the_map_has_the_numbers_of_the_panel(mapped: BlindspotPanel) -> None:
     assert mapped.frame.params == mapped.params
     assert "9 of 9 pairs of the map" in mapped.message.value
     table = land(mapped).table()
-    assert table.alpha.unique().tolist() == [0.5, 0.75, 1.0]
+    assert table.alpha.unique().tolist() == [0.5, 0.76, 1.0]
     assert table["shift"].unique().tolist() == [-1, 0, 1]
     for row in table.itertuples():
         shown(mapped, alpha=row.alpha, beta=row.beta)
@@ -645,7 +648,7 @@ def test_sliders_move_the_ring_and_a_click_moves_the_sliders(
     shown(mapped, alpha=0.6, beta=-0.1)
     assert "A ring at alpha 0.6, relative shift -0.50." in alt(mapped)
     assert chart(mapped).value != before
-    for alpha, shift, beta in ((0.5, 1, 0.25), (0.75, -1, -0.125), (1, 1, 0), (0.5, 0, 0)):
+    for alpha, shift, beta in ((0.5, 1, 0.25), (0.76, -1, -0.12), (1, 1, 0), (0.5, 0, 0)):
         click(mapped, alpha, shift)
         assert (mapped.params["alpha"], mapped.params["beta"]) == (alpha, beta)
         shown(mapped)
@@ -738,7 +741,7 @@ def test_a_second_map_is_there_at_once_and_others_wait_for_the_button(
     shown(mapped, eps=0.1)
     assert not land(mapped).known.any(), "another radius, another map: nobody asked for it"
     assert ", 0 of 9 pairs. " in alt(mapped)
-    again = shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, cells=3))
+    again = shown(BlindspotPanel(robust, letters, eps=0.05, steps=2, **GRID))
     monkeypatch.setattr(advnb.blindspots.Landscape, "_search", lambda self: iter(()))  # nothing
     press(again, "Map")
     assert land(shown(again)).table().to_dict() == first

@@ -77,8 +77,7 @@ class Landscape:
             raise ValueError(
                 f"an Attack on pixels is needed, Attack(Pixels(0.3)) say; got {brief(attack)}"
             )
-        self.alphas = _ascending("alphas", alphas, "in (0, 1]", lambda v: 0 < v <= 1)
-        self.shifts = _ascending("shifts", shifts, "in [-1, 1]", lambda v: -1 <= v <= 1)
+        self.alphas, self.shifts = grid(alphas, shifts).values()
         self._model, self._split, self._attack = model, split, attack
         self.eps = attack.set.eps
         size = len(self.alphas), len(self.shifts), len(split)
@@ -217,6 +216,14 @@ def landscape(
             bar.update(int(found.known.sum()) - bar.n)
         bar.update(total - bar.n)
     return found.table()
+
+
+def grid(alphas: Iterable[float], shifts: Iterable[float]) -> dict[str, tuple[float, ...]]:
+    """Both in ascending order, by name; ValueError unless all pairs of them are valid."""
+    return {
+        "alphas": _ascending("alphas", alphas, "in (0, 1]", lambda v: 0 < v <= 1),
+        "shifts": _ascending("shifts", shifts, "in [-1, 1]", lambda v: -1 <= v <= 1),
+    }
 
 
 def _ascending(

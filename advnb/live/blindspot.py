@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from .. import zoo
 from ..attacks import State
 from ..blindspots import Landscape, Printed, columns, printed, radius, scale_shift, valid_shift
-from ..blindspots.landscape import one_start
+from ..blindspots.landscape import SHIFTS, one_start
 from ..checks import number, whole
 from ..data import TITLES, here, load
 from ..files import write
@@ -27,22 +26,21 @@ from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
 from .figures import BlindspotFigure
-from .landscape import Map, MapFrame
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .landscape import ALPHAS, MapFrame, MapPanel
+from .panel import REFRESH, Frame, Params, button, slider
 
 MINE = "as given"
 
 
-class BlindspotPanel(Panel):
+class BlindspotPanel(MapPanel):
     """Move alpha and beta, and see a robust model break (Z section 3.3, figure 4).
 
     `split` holds the images to attack (the panel takes the first `images` of it, by default the
     profile's), `eps` is the radius it starts from, by default the paper's for the data set.
     `params`: alpha, beta, eps, steps, model, data. The attack is PGD with one uniform start.
 
-    Map shows the success over all alpha and shifts below the picture, `cells` a side, and attacks
-    what no earlier map has found; Stop interrupts that, and Map goes on. A click on the map moves
-    alpha and beta.
+    Map shows the success over `alphas` and relative `shifts` below the picture, and attacks what
+    no earlier map has found; Stop interrupts that, and Map goes on. A click on it picks a pair.
     """
 
     def __init__(
@@ -55,11 +53,11 @@ class BlindspotPanel(Panel):
         eps: float | None = None,
         steps: int = 40,
         images: int | None = None,
-        cells: int = 21,
+        alphas: Sequence[float] = ALPHAS,
+        shifts: Sequence[float] = SHIFTS,
     ) -> None:
         checked(model, split)
         self._images = profile().panel if images is None else whole("images", images, 1)
-        whole("cells", cells, 2)
         low, high = valid_shift(alpha)
         beta = number("beta", beta, "a number", math.isfinite)
         if not low - 1e-6 <= beta <= high + 1e-6:
@@ -82,7 +80,6 @@ class BlindspotPanel(Panel):
         }
         self.words = widgets.HTML()
         self._artist = BlindspotFigure()
-        self._map = Map(cells, lambda alpha, beta: self.submit(alpha=alpha, beta=beta))
         c = self.controls
         pairs = [_pair(self, *pair) for pair in columns(split)]
         tools = [
@@ -102,7 +99,7 @@ class BlindspotPanel(Panel):
         # The browser's End and Home keys go by the range that a slider was drawn with: draw beta
         # with its widest, and narrow it once it is on the page.
         self._on_page = False
-        super().__init__(rows, below=[self._map.view])
+        super().__init__(rows, alphas, shifts)
         c["beta"]._view_count = 0  # ask to be told
         c["beta"].observe(self._narrow, "_view_count")
 
@@ -137,27 +134,6 @@ class BlindspotPanel(Panel):
         write(path, lambda temporary: temporary.write_bytes(self._map.below(frame.png)))
         self._say(f"Saved as {path}")
 
-    def map(self, *_: Any) -> None:
-        """Show the map, and search what is not known of it; with other eps, steps, model or data
-        only what was once found is shown until the next call."""
-        self._map.ask(_settings(self.params))
-        self.submit()
-
-    def stop(self, *_: Any) -> None:
-        self._map.asked = None
-        super().stop()
-
-    def _show(self, frame: Frame | Exception) -> None:
-        super()._show(frame)
-        self._map.show(frame)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if self.frame is not None and self._map.png:
-            bundle["image/png"] = base64.b64encode(self._map.below(self.frame.png)).decode()
-            bundle["text/plain"] += f" {self._map.alt}"
-        return bundle
-
     def frames(self, params: Params) -> Iterator[Frame | None]:
         model, split = self._get(params, "model"), self._get(params, "data")[: self._images]
         alpha, beta, eps, steps = (params[k] for k in ("alpha", "beta", "eps", "steps"))
@@ -165,7 +141,7 @@ class BlindspotPanel(Panel):
         guess = logits(model, images).argmax(1)
         correct = guess == images.y
         began, shown = time.monotonic(), min(self._artist.SHOWN, len(images))
-        settings, land = _settings(params), None
+        settings, land = self._settings(params), None
         if self._map.shown:
             search = one_start(eps, steps)
             land = self._map.land(settings, partial(Landscape, model, split, search))
@@ -222,11 +198,6 @@ class BlindspotPanel(Panel):
             name = params[what]
             self._cast[key] = zoo.load(name) if what == "model" else load(name).test(self._images)
         return self._cast[key]
-
-
-def _settings(params: Params) -> tuple[Any, ...]:
-    """What decides a landscape."""
-    return tuple(params[name] for name in ("model", "data", "eps", "steps"))
 
 
 def _pair(panel: BlindspotPanel, alpha: float, beta: float) -> widgets.Button:

@@ -3,22 +3,24 @@ picks a pair of them."""
 
 from __future__ import annotations
 
+import base64
 import io
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ipywidgets as widgets
 
 from ..blindspots import Landscape, columns, printed
-from ..blindspots.landscape import beta_of, shift_of
+from ..blindspots.landscape import beta_of, grid, shift_of
 from ..plots.landscape import LEGEND, heat, mark, scale
 from ..splits import Split
 from .figures import LiveFigure
-from .panel import Frame, picture
+from .panel import Frame, Panel, Params, picture
 from .pointer import PointedImage
 
+ALPHAS = tuple(round(0.5 + 0.02 * i, 2) for i in range(26))  # steps of the panel's slider
 AGE = 2.0  # seconds until pairs that have come in meanwhile are drawn: it takes a while
 HINT = "A click on the map takes alpha and beta there."
 
@@ -32,13 +34,13 @@ class MapFrame(Frame):
 
 
 class Map:
-    """A map with `cells` a side, hidden until somebody asks for it. `view` stands on the page; a
-    click in it calls `pick(alpha, beta)` with the middle of a cell."""
+    """A map, hidden until somebody asks for it. `view` stands on the page; a click in it calls
+    `pick(alpha, beta)` with the middle of a cell. `grid`: the alphas and shifts."""
 
-    def __init__(self, cells: int, pick: Callable[[float, float], None]) -> None:
-        parts = [i / (cells - 1) for i in range(cells)]
-        self._grid = {"alphas": [(1 + t) / 2 for t in parts], "shifts": [2 * t - 1 for t in parts]}
-        self._pick, self._artist = pick, MapFigure()
+    def __init__(
+        self, grid: dict[str, tuple[float, ...]], pick: Callable[[float, float], None]
+    ) -> None:
+        self._grid, self._pick, self._artist = grid, pick, MapFigure()
         self.asked: Hashable = None  # the settings that are to be searched
         self._settings: Hashable = None
         self._land: Landscape | None = None
@@ -108,8 +110,61 @@ class Map:
     def _clicked(self, change: Any) -> None:
         cell = self._artist.cell(*change["new"][:2])
         if cell is not None:
-            alpha, shift = cell
-            self._pick(alpha, beta_of(alpha, shift))
+            self._pick(cell[0], beta_of(*cell))
+
+
+class MapPanel(Panel):
+    """A panel with alpha and beta among its controls, and a map of them below its picture."""
+
+    DECIDE = ("model", "data", "eps", "steps")  # the parameters that decide the map
+
+    def __init__(
+        self, rows: list[widgets.Widget], alphas: Sequence[float], shifts: Sequence[float]
+    ) -> None:
+        self._map = Map(grid(alphas, shifts), self._pick)
+        self._picked: tuple[float, float] | None = None
+        super().__init__(rows, below=[self._map.view])
+
+    @property
+    def params(self) -> Params:
+        # a page rounds what it is given to a slider's step and reports that: no change of ours
+        values, slack = super().params, 0.501 * self.controls["beta"].step
+        if self._picked is not None and self._picked[0] == values["alpha"]:
+            exact = self._picked[1]
+            values["beta"] = exact if abs(values["beta"] - exact) <= slack else values["beta"]
+        return values
+
+    def submit(self, **params: Any) -> None:
+        self._picked = None
+        super().submit(**params)
+
+    def map(self, *_: Any) -> None:
+        """Show the map, and search what is not known of it; with another model, data, eps or
+        steps only what was once found is shown until the next call."""
+        self._map.ask(self._settings(self.params))
+        super().submit()
+
+    def stop(self, *_: Any) -> None:
+        self._map.asked = None
+        super().stop()
+
+    def _pick(self, alpha: float, beta: float) -> None:
+        self._picked = alpha, beta
+        super().submit(alpha=alpha, beta=beta)
+
+    def _settings(self, params: Params) -> tuple[Any, ...]:
+        return tuple(params[name] for name in self.DECIDE)
+
+    def _show(self, frame: Frame | Exception) -> None:
+        super()._show(frame)
+        self._map.show(frame)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if self.frame is not None and self._map.png:
+            bundle["image/png"] = base64.b64encode(self._map.below(self.frame.png)).decode()
+            bundle["text/plain"] += f" {self._map.alt}"
+        return bundle
 
 
 def told(land: Landscape) -> str:
@@ -144,19 +199,16 @@ class MapFigure(LiveFigure):
         self.figure.draw_artist(self._ring)
 
     def cell(self, across: float, down: float) -> tuple[float, float] | None:
-        """The (alpha, shift) whose cell lies at a place in fractions of width and height from the
-        top left; None for a place outside the map."""
-        window = self._window
-        return None if window is None else window.cell(across, down)
+        """The (alpha, shift) of the cell at a place in fractions of width and height from the top
+        left; None for a place outside the map."""
+        return self._window.cell(across, down) if self._window else None
 
     def _lay_out(self, land: Landscape, split: Split, title: str) -> None:
         self.figure.clear()
         axes = self.figure.add_axes((0.1, 0.26, 0.775, 0.665))
         paper = [p for pair in columns(split) if (p := printed(split, *pair)) is not None]
-        heat(
-            axes, land.alphas, land.shifts, land.success.numpy(), land.accuracy.numpy(), paper,
-            land.eps,
-        )  # fmt: skip
+        success, accuracy = land.success.numpy(), land.accuracy.numpy()
+        heat(axes, land.alphas, land.shifts, success, accuracy, paper, land.eps)
         bar = self.figure.add_axes((0.89, 0.26, 0.018, 0.665))
         self.figure.colorbar(axes.collections[0], cax=bar)
         scale(bar)
