@@ -1418,7 +1418,7 @@ STATES: dict[str, Row] = {
         "attack.*'adam'", "one of .*pgd",
     ),
     "weights beyond half precision": (
-        lambda *_: zoo.halved(huge()), ValueError, "do not fit half precision", "train with",
+        lambda *_: zoo.rounded(huge(), 16), ValueError, "do not fit half precision", "train with",
     ),
     "a choice that there is not": (
         shown(AttackPanel, {"norm": "l1"}, steps=1), ValueError, "norm.*'l1'", "linf|one of|must",
@@ -1502,6 +1502,10 @@ COMMANDS: dict[str, tuple[Callable[[Path], Sequence[str]], str]] = {
     "a misspelt set to compare on": (
         lambda here: ["vaegan", "compare", "mnits", "--out", str(here)],
         "did you mean 'mnist'",
+    ),
+    "a table of a misspelt model": (
+        lambda here: ["blindspots", "mnist-cnn-advesarial"],
+        "did you mean 'mnist-cnn-adv",
     ),
     "no fonts": (lambda here: ["fonts", "build", str(here), "--out", "atlas.npz"], "no .ttf"),
     "too few faces": (

@@ -64,17 +64,21 @@ def test_attack(fonts: advnb.Dataset, device: torch.device, norm: str, optimizer
 
 
 def test_training(fonts: advnb.Dataset, device: torch.device) -> None:
+    """Five steps. In single precision rounding alone moves a weight whose gradient is about 0 by
+    as much as any other, since Adam's first steps are all of one length."""
     recipe = advnb.recipes.adversarial(Attack(Pixels(0.1), steps=5))
+    exact = torch.float64 if device.type == "cuda" else torch.float32
     split = fonts.train(500)
+    split = split.with_x(split.x.to(exact))
     models = [
-        advnb.fit(CNN(0).to(where), split, recipe, epochs=1, progress=False)
+        advnb.fit(CNN(0).to(where, exact), split, recipe, epochs=1, progress=False)
         for where in ("cpu", device)
     ]
     assert next(models[1].parameters()).device.type == device.type
     here, there = (torch.nn.utils.parameters_to_vector(m.parameters()).cpu() for m in models)
     start = torch.nn.utils.parameters_to_vector(CNN(0).parameters())
-    # five steps: what rounding has grown to is small beside the way that was gone
-    assert (here - there).norm() <= 0.05 * (here - start).norm()
+    off = (here - there).norm() / (here - start).norm()
+    assert off <= (1e-4 if exact == torch.float64 else 0.2)
 
 
 def test_products_are_of_full_precision(device: torch.device) -> None:

@@ -11,7 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advnb.files import DamagedFileError, digest, load_tensors, save_tensors, write
+from advnb.files import (
+    DamagedFileError,
+    digest,
+    load_tensors,
+    packed,
+    save_tensors,
+    unpacked,
+    write,
+)
 
 from .conftest import refused
 
@@ -122,3 +130,37 @@ def test_digest_sees_names_types_and_shapes() -> None:
     assert len(digests) == len(others) + 1
     wide = torch.arange(6.0).view(2, 3)
     assert digest({"a": wide.T}) == digest({"a": wide.T.contiguous()})
+
+
+@given(
+    shape=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    size=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 99),
+)
+def test_eight_bits_a_weight(shape: list[int], size: float, seed: int) -> None:
+    """Off by at most half a step of the scale, which is the block's largest over 127."""
+    stream = torch.Generator().manual_seed(seed)
+    weights = {"w": size * torch.randn(shape, generator=stream), "n": torch.tensor(3)}
+    kept = packed(weights)
+    back = unpacked(kept)
+    assert back.keys() == weights.keys()
+    assert torch.equal(back["n"], weights["n"])
+    assert back["w"].shape == weights["w"].shape
+    flat, found = weights["w"].flatten(), back["w"].float().flatten()
+    if len(flat) >= 64:
+        assert kept["w"].dtype == torch.int8
+    for start in range(0, len(flat), 64):
+        block = flat[start : start + 64]
+        most = block.abs().max().item()
+        # half a step, and what half precision takes of the scale
+        assert (found[start : start + 64] - block).abs().max() <= most * (0.5 / 127 + 2**-10) + 1e-4
+    assert sum(t.nbytes for t in kept.values()) <= 2 * len(flat) + 8
+
+
+def test_packed_weights_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
+    weights = {"w": torch.linspace(-1, 1, 640).view(10, 64), "zero": torch.zeros(100)}
+    path = save_tensors(tmp_path / "file", packed(weights))
+    back, _ = load_tensors(path)
+    assert digest(back) == digest(unpacked(packed(weights)))
+    assert torch.equal(back["zero"], weights["zero"])
+    assert path.stat().st_size < 1600

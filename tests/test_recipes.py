@@ -25,7 +25,8 @@ from advnb import Affine, Attack, OnManifold, Pixels, Split, fit, perturbations,
 from advnb.perturbations import STARTS
 from advnb.recipes import Decay, OneCycle, Part, Recipe
 from advnb.stats import generator
-from advnb.transport import Smoothed
+from advnb.tones import ScaleShift
+from advnb.transport import InverseRoot, Smoothed
 
 from .conftest import ROOT, refused
 
@@ -842,14 +843,14 @@ def test_wrm_images_by_hand() -> None:
     """Gradient ascent on scale * loss - |u - x|^2 / 2, from x and over the edge of [0, 1]; the
     newest iterate until the label flips, then the one of the largest value."""
     split, model, scale, smoothing = small(20), net(), 6.0, 0.2
-    recipe = recipes.wrm(scale, steps=7, lr=0.4, smoothing=smoothing, batch_size=20)
+    recipe = recipes.wrm(scale, steps=7, lr=InverseRoot(0.6), smoothing=smoothing, batch_size=20)
     seen, attacked = passes(model), net().eval()
     fit(model, split, recipe, epochs=1, seed=3, progress=False)
     rows = torch.randperm(20, generator=generator(3, 0, 0))
     x, y = split.x[rows], split.y[rows]
     target = torch.full((20, 4), smoothing / 3).scatter(1, y[:, None], 1 - smoothing)
     kept, best, flipped, u = x.clone(), torch.zeros(20), torch.zeros(20, dtype=torch.bool), x
-    for _ in range(8):
+    for t in range(1, 9):
         u = u.detach().requires_grad_()
         output = attacked(u)
         loss = -(target * output.log_softmax(1)).sum(1)
@@ -857,7 +858,7 @@ def test_wrm_images_by_hand() -> None:
         newer = ~flipped | (value > best)
         kept[newer], best[newer] = u.detach()[newer], value.detach()[newer]
         flipped |= output.argmax(1) != y
-        u = u + 0.4 * torch.autograd.grad(value.sum(), u)[0]
+        u = u + 0.6 / t**0.5 * torch.autograd.grad(value.sum(), u)[0]
     assert torch.allclose(seen[0], kept, atol=1e-5)
     assert seen[0].min() < -0.01
     assert seen[0].max() > 1.01
@@ -875,6 +876,48 @@ def test_bad_wrm() -> None:
     for bad, words in (
         ({"scale": 0}, "scale must be a positive"), ({"smoothing": 1}, "smoothing must be"),
         ({"steps": -1}, "steps must be"), ({"lr": 0}, "lr must be"),
+        ({"lr": "fast"}, "lr must be"),
     ):  # fmt: skip
         with refused(words):
             recipes.wrm(**bad)
+
+
+# --- the cure
+
+
+def test_cured_trains_on_both_halves() -> None:
+    """Half attacked in place; half on a tone of its own, alpha and beta as drawn, within eps."""
+    split, model, eps = small(40), net(), 0.05
+    attack = Attack(Pixels(eps), steps=3, lr=0.02, optimizer="sign", start="uniform")
+    recipe = recipes.cured(attack, 0.5, batch_size=40)
+    seen = passes(model)
+    fit(model, split, recipe, epochs=1, progress=False)
+    x = split.x[torch.randperm(40, generator=generator(0, 0, 0))]
+    assert (seen[0][:20] - x[:20]).abs().max() <= eps + 1e-6
+    assert (seen[0][:20] != x[:20]).any()
+    away, alphas = [], []
+    for one, plain in zip(seen[0][20:].flatten(1), x[20:].flatten(1)):
+        design = torch.stack([plain, torch.ones_like(plain)], 1).double()
+        fitted = torch.linalg.lstsq(design, one.double()[:, None]).solution
+        away.append((design @ fitted)[:, 0].sub(one).abs().max().item())
+        alphas.append(fitted[0].item())
+    assert max(away) <= 2 * eps  # a straight line through the pixels, but for the attack
+    assert min(alphas) > 0.4
+    assert max(alphas) < 1.1
+    assert np.std(alphas) > 0.08
+    assert recipes.cured(attack, 0.5, relative=True, searched=True) == recipes.combined(
+        [recipes.adversarial(replace(attack, set=s), 1.0)
+         for s in (Pixels(eps), ScaleShift(eps, 0.5, True, True))]
+    )  # fmt: skip
+
+
+def test_bad_cures() -> None:
+    attack = Attack(Pixels(0.1))
+    for bad, words in (
+        (lambda: recipes.cured(Attack(Pixels(0.1, "l2"))), "needs an Attack on Pixels"),
+        (lambda: recipes.cured(Attack(Affine(0.1))), "needs an Attack on Pixels"),
+        (lambda: recipes.cured(Pixels(0.1)), "needs an Attack on Pixels"),  # type: ignore
+        (lambda: recipes.cured(attack, 1.0), "lowest must be a number in"),
+    ):
+        with refused(words):
+            bad()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from scipy.stats import binom
 
 import advnb
 from advnb import zoo
-from advnb.files import DamagedFileError, digest, load_tensors, save_tensors
+from advnb.files import DamagedFileError, digest, load_tensors, save_tensors, unpacked
 
 from .conftest import ROOT, real, refused
 
@@ -100,12 +101,16 @@ def test_measured_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_models_are_kept_in_half_precision_and_loaded_in_single(name: str) -> None:
-    kept, _ = load_tensors(zoo.FOLDER / f"{name}.safetensors")
+def test_models_are_kept_small_and_loaded_in_single(name: str) -> None:
+    path = zoo.FOLDER / f"{name}.safetensors"
+    whole, _ = load_tensors(path)
     for key, tensor in zoo.load(name).state_dict().items():
-        assert tensor.dtype == (torch.float32 if kept[key].is_floating_point() else torch.int64)
-        assert torch.equal(tensor, kept[key].to(tensor.dtype))
-    assert torch.float32 not in {tensor.dtype for tensor in kept.values()}
+        assert tensor.dtype == (torch.float32 if whole[key].is_floating_point() else torch.int64)
+        assert torch.equal(tensor, whole[key].to(tensor.dtype))
+    with safe_open(path, framework="pt") as file:
+        types = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118
+    assert torch.float32 not in types
+    assert (torch.int8 in types) == (zoo.entry(name).bits == 8)
 
 
 def test_all_that_ships_is_small() -> None:
@@ -121,31 +126,34 @@ def test_all_that_ships_is_small() -> None:
     assert sum(weights) <= 12_000_000, sizes
 
 
-def test_halved_weights_are_the_model_s_own_from_then_on() -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_rounded_weights_are_the_model_s_own_from_then_on(bits: int) -> None:
     model = advnb.models.CNN(3)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    weights = zoo.halved(model)
+    weights = unpacked(zoo.rounded(model, bits))
     assert weights.keys() == before.keys()
     for key, tensor in model.state_dict().items():
         assert tensor.dtype == before[key].dtype
-        if tensor.is_floating_point():
-            assert weights[key].dtype == torch.float16
+        assert torch.equal(weights[key].to(tensor.dtype), tensor)
+        if not tensor.is_floating_point():
+            assert weights[key].dtype == before[key].dtype
+        elif bits == 16:
             rounded = torch.from_numpy(before[key].numpy().astype("float16").astype("float32"))
             assert torch.equal(tensor, rounded)
         else:
-            assert weights[key].dtype == before[key].dtype
-        assert torch.equal(weights[key].to(tensor.dtype), tensor)
+            assert (tensor - before[key]).abs().max() <= before[key].abs().max() / 250
     assert any(not torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("weight", [70_000.0, float("inf"), float("nan")])
-def test_weights_that_do_not_fit_half_precision(weight: float) -> None:
+def test_weights_that_do_not_fit_half_precision(weight: float, bits: int) -> None:
     model = advnb.models.CNN(3)
     with torch.no_grad():
         model.head.bias[2] = weight
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with refused("do not fit half precision: train with another seed"):
-        zoo.halved(model)
+        zoo.rounded(model, bits)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor.nan_to_num(), before[key].nan_to_num())
 

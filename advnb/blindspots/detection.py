@@ -90,7 +90,7 @@ def detect(
         for name, function in features.items()
     }
     sure = torch.cat([output[right] for output in outputs]).cpu().double().softmax(1).amax(1)
-    pixels = both.flatten(1)
+    pixels = both.flatten(1).round(decimals=6)  # the transform's own rounding is no evidence
     scores |= {
         "1 - max probability": 1 - sure,
         "darkest pixel": pixels.amin(1),

@@ -3,7 +3,8 @@ changes side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCREEN = 50  # images that a change is tried on first
-PRECISION = 0.01  # of the size found
+PRECISION = 0.02  # of the size found
 ROUNDING = 1e-9
 GRID = np.linspace(0, 1, 9)  # strengths at which a path's size is known
 
@@ -71,51 +72,36 @@ def find_blindspot(
     where accuracy is lost. `attack` starts from T(x); by default PGD, 40 steps from one uniform
     start, within the paper's radius for the data set.
 
-    Success is taken to grow along a path. So the size is bisected, to 1 %, for all paths at once:
-    at each size they are asked, the likeliest first, until one of them is a blind spot; one that
-    fails at a size where another does not is out of the race. A path fails as well where
-    the 95 % interval of its success on the first 50 images says so. The same arguments give
-    the same result.
+    Success is taken to grow along a path, so that the smallest size on it is bisected, to 2 %.
+    The other paths are then asked, the likeliest first, whether they do with less: they do not
+    where the 95 % interval of success on the first 50 images says so, and else all images decide.
+    The same arguments give the same result.
     """
     from tqdm.auto import tqdm
 
     checked(model, split)
     number("accuracy_drop", accuracy_drop, "a number from 0 to 1", lambda v: 0 <= v <= 1)
     number("success", success, "a number above 0, at most 1", lambda v: 0 < v <= 1)
-    ends = list(named(sum(FAMILIES.values(), ()) if changes is None else changes).values())
-    trials = _Trials(model, split, checked_attack(attack, split))
-    before = trials.whole(Scaled())
-    if before["success"].value >= success:  # no change is needed
-        return trials.result(before)
-    least = before["accuracy"].value - accuracy_drop
-    race = [path for end in ends if (path := _Path.until(end, model, split, least)).sizes[-1] > 0]
-    low = 0.0
-    size = high = max((path.sizes[-1] for path in race), default=0.0)
-    found, bar = None, tqdm(desc="blind spots", unit=" attacks", disable=not progress)
-    while race and high - low > PRECISION * high:
-        asked = [(trials.screen(change := path.at(size, split)), path, change) for path in race]
-        asked.sort(key=lambda trial: -trial[0]["success"].value)  # stable: the same each time
-        failed, passed = [], None
-        for screened, path, change in asked:
-            if screened["success"].high < success:
-                failed.append(path)
-            elif not passed:
-                row = trials.whole(change)
-                if row["success"].value < success:
-                    failed.append(path)
-                elif row["accuracy"].value >= least - ROUNDING:
-                    passed = row
-            bar.update(len(trials.rows) - bar.n)
-        if passed:
-            found, high = passed, passed["size"]
-            race = [path for path in race if path not in failed]
-            bar.set_postfix_str(f"{found['transform']}: {high:.3g}")
-        else:  # what failed at its end is out, what failed before may do so later
-            low = size
-            race = [path for path in race if path not in failed or path.sizes[-1] > size]
-        size = (low + high) / 2
-    bar.close()
-    return trials.result(found or before, found is not None)
+    ends = named(sum(FAMILIES.values(), ()) if changes is None else changes).values()
+    with tqdm(desc="blind spots", unit=" attacks", disable=not progress) as bar:
+        trials = _Trials(model, split, checked_attack(attack, split), success, bar)
+        found = before = trials.whole(Scaled())
+        if before["success"].value >= success:  # no change is needed
+            return trials.result(before)
+        trials.least = before["accuracy"].value - accuracy_drop - ROUNDING
+        waiting, limit = [trials.path(end) for end in ends], math.inf
+        while waiting:
+            better = trials.smallest(waiting.pop(0), limit)
+            if not better:
+                continue
+            first, limit = math.isinf(limit), better["size"] * (1 - PRECISION)
+            found = better
+            bar.set_postfix_str(f"{found['transform']}: {found['size']:.3g}")
+            if first:
+                asked = [(path, trials.screen(path.at(limit))) for path in waiting]
+                asked.sort(key=lambda one: -one[1].value)
+                waiting = [path for path, seen in asked if seen.high >= success]
+    return trials.result(found, found is not before)
 
 
 def defences(
@@ -143,9 +129,8 @@ def defences(
     pairs = [(*a, *b) for a in models.items() for b in named(changes).items()]
     rows = []
     for name, model, told, change in tqdm(pairs, desc="defences", disable=not progress):
-        row = _Trials(model, split, attack).whole(change)
-        kept = {key: row[key] for key in ("size", "accuracy", "success")}
-        rows.append({"defence": name, "transform": told, **kept})
+        row = {"defence": name, "transform": told, "size": size_of(change, split.x)}
+        rows.append(row | attacked(model, split, change, attack))
     return pd.DataFrame(rows)
 
 
@@ -167,40 +152,31 @@ def checked_attack(attack: Attack | None, split: Split) -> Attack:
     return attack or one_start(radius(split))
 
 
+def attacked(model: nn.Module, split: Split, change: Change, attack: Attack) -> dict[str, Rate]:
+    """Accuracy on changed images, and success on those that are right."""
+    result = attack(model, split.with_x(change(split.x)))
+    return {"accuracy": rate(result.correct), "success": result.success_rate("images")}
+
+
 def size_of(change: Change, x: Tensor) -> float:
     """Mean L2 norm of the change of images x [N, C, H, W]."""
     return (change(x) - x).flatten(1).double().norm(dim=1).mean().item()
 
 
-@dataclass(frozen=True)
 class _Path:
-    """The changes from none to `end`, and their `sizes` at the strengths GRID."""
+    """The changes from none to `end` of images x."""
 
-    end: Change
-    sizes: Sequence[float]
+    def __init__(self, end: Change, x: Tensor) -> None:
+        self.end, self.x = end, x
+        sizes = [size_of(end.part(strength), x) for strength in GRID.tolist()]
+        self.sizes = np.maximum.accumulate(sizes)
 
-    @staticmethod
-    def until(end: Change, model: nn.Module, split: Split, least: float) -> _Path:
-        """The path as far as the model's accuracy is at least `least`, to a sixteenth of it."""
-
-        def kept(strength: float) -> bool:
-            images = split.with_x(end.part(strength)(split.x))
-            return accuracy(model, images).value >= least - ROUNDING
-
-        low, high = (1.0, 1.0) if kept(1.0) else (0.0, 1.0)
-        while high - low > 1 / 16:
-            middle = (low + high) / 2
-            low, high = (middle, high) if kept(middle) else (low, middle)
-        end = end.part(low)
-        sizes = [size_of(end.part(strength), split.x) for strength in GRID.tolist()]
-        return _Path(end, np.maximum.accumulate(sizes).tolist())
-
-    def at(self, size: float, split: Split) -> Change:
+    def at(self, size: float) -> Change:
         """The change of about that size and no more; the end where the path is shorter."""
         if size >= self.sizes[-1]:
             return self.end
         strength = float(np.interp(size, self.sizes, GRID))
-        while (really := size_of(self.end.part(strength), split.x)) > size:
+        while (really := size_of(self.end.part(strength), self.x)) > size:
             strength *= size / really * (1 - 1e-6)
         return self.end.part(strength)
 
@@ -208,35 +184,67 @@ class _Path:
 class _Trials:
     """Changes, each attacked once, and what came of it."""
 
-    def __init__(self, model: nn.Module, split: Split, attack: Attack) -> None:
-        self.model, self.split, self.attack = model, split, attack
+    def __init__(
+        self, model: nn.Module, split: Split, attack: Attack, success: float, bar: Any
+    ) -> None:
+        self.model, self.split, self.attack, self.bar = model, split, attack, bar
+        self.success, self.least = success, 0.0
         self.rows: dict[tuple[Change, int], dict[str, Any]] = {}
 
-    def screen(self, change: Change) -> dict[str, Any]:
-        return self._try(change, min(SCREEN, len(self.split)))
+    def screen(self, change: Change) -> Rate:
+        """Success on the split's first images."""
+        return self._tried(change, min(SCREEN, len(self.split)))["success"]
 
     def whole(self, change: Change) -> dict[str, Any]:
-        return self._try(change, len(self.split))
+        return self._tried(change, len(self.split))
 
-    def _try(self, change: Change, images: int) -> dict[str, Any]:
+    def path(self, end: Change) -> _Path:
+        """The way to `end`, as far as accuracy is kept, to a sixteenth of it."""
+
+        def kept(strength: float) -> bool:
+            images = self.split.with_x(end.part(strength)(self.split.x))
+            return accuracy(self.model, images).value >= self.least
+
+        low, high = (1.0, 1.0) if kept(1.0) else (0.0, 1.0)
+        while high - low > 1 / 16:
+            middle = (low + high) / 2
+            low, high = (middle, high) if kept(middle) else (low, middle)
+        return _Path(end.part(low), self.split.x)
+
+    def smallest(self, path: _Path, limit: float) -> dict[str, Any] | None:
+        """The smallest blind spot on a path, of at most a size of `limit`; None where none is."""
+        low, high, found = 0.0, min(limit, path.sizes[-1]), None
+        size, step = high, 0.5 if math.isinf(limit) else PRECISION  # little less is to be expected
+        while low < (1 - PRECISION) * high:
+            change, row = path.at(size), None
+            if self.screen(change).high >= self.success:
+                row = self.whole(change)
+            if row and row["success"].value >= self.success:
+                high = row["size"]
+                found = row if row["accuracy"].value >= self.least else found
+            else:
+                low = size
+            size = (low + high) / 2 if low else (1 - step) * high
+            step = min(2 * step, 0.5)
+        return found
+
+    def _tried(self, change: Change, images: int) -> dict[str, Any]:
         if (change, images) not in self.rows:
-            split = self.split[:images]
-            result = self.attack(self.model, split.with_x(change(split.x)))
             family = (name for name, ends in FAMILIES.items() if type(change) is type(ends[0]))
             self.rows[change, images] = {
                 "family": next(family, type(change).__name__.lower()),
                 "transform": change,
                 "parameters": change.parameters,
                 "size": size_of(change, self.split.x),
-                "accuracy": rate(result.correct),
-                "success": result.success_rate("images"),
+                **attacked(self.model, self.split[:images], change, self.attack),
                 "images": images,
             }
+            self.bar.update()
         return self.rows[change, images]
 
     def result(self, row: dict[str, Any], found: bool = True) -> Blindspot:
         import pandas as pd
 
-        transform, size = (row["transform"], row["size"]) if found else (None, np.inf)
+        transform, size = (row["transform"], row["size"]) if found else (None, math.inf)
         table = pd.DataFrame(list(self.rows.values()))
         return Blindspot(transform, row["success"], row["accuracy"], size, table)

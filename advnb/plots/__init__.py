@@ -14,14 +14,15 @@ from .base import (
     gallery,
     mosaic,
 )
-from .blindspots import certificates, corner, detection
+from .blindspots import certificates, corner, defences, detection
 from .distances import densities, plane, scatter, success_by_distance
 from .landscape import landscape
 from .strategies import NAMES, generalization
 
 __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
-    "caption", "certificates", "columns", "corner", "curves", "densities", "detection", "gallery",
+    "caption", "certificates", "columns", "corner", "curves", "defences", "densities", "detection",
+    "gallery",
     "generalization", "histograms", "landscape", "mosaic", "plane", "regions", "scatter",
     "success_by_distance",
 ]  # fmt: skip

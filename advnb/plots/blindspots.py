@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from ..stats import Rate
 from .base import COLOURS, Picture
+from .landscape import HEAT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +89,28 @@ CERTIFIED = {
     "robust": "right, and the attack fails",
     "certified": "right, and proved that any attack fails",
 }
+
+
+def defences(table: pd.DataFrame, title: str = "", alt: str = "") -> Picture:
+    """`blindspots.defences`: a column a defence, a row a change, the attack's success as colour and
+    number, and below it the accuracy on the changed images."""
+    across, down = (list(dict.fromkeys(table[name])) for name in ("defence", "transform"))
+    figure = Picture(2.6 + 1.5 * len(across), 0.9 + 0.5 * len(down), alt)
+    axes = figure.subplots()
+    for row in table.to_dict("records"):
+        x, y = across.index(row["defence"]), down.index(row["transform"])
+        success = row["success"].value
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=HEAT(success), ec="white", lw=2))
+        ink = "white" if success > 0.6 else "black"
+        axes.text(x, y - 0.12, f"{success:.0%}", ha="center", va="center", color=ink, fontsize=11)
+        told = f"accuracy {row['accuracy'].value:.1%}"
+        axes.text(x, y + 0.28, told, ha="center", va="center", color=ink, fontsize=7)
+    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5), title=title)
+    axes.set_xticks(range(len(across)), across)
+    axes.set_yticks(range(len(down)), down)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
 
 
 def corner(

@@ -140,8 +140,13 @@ ENTRIES = {
     # 11 of the authors' 25 epochs
     "mnist-wrm": Entry("mnist", "WRM", 60_000, wrm(), 11, pgd(0.1), 2000, bits=8),
     "fashion-wrm": Entry("fashion", "WRM", 60_000, wrm(), 11, pgd(0.1), 2000, bits=8),
-    "mnist-cnn-cured": Entry("mnist", "CNN", 60_000, _cured(0.3, 0.7), 12, pgd(0.3), 10_000),
-    "fashion-cnn-cured": Entry("fashion", "CNN", 60_000, _cured(0.1, 0.8), 12, pgd(0.1), 10_000),
+    "mnist-cnn-cured": Entry(
+        "mnist", "CNN", 60_000, _cured(0.3, 0.7), 12, pgd(0.3), 10_000, bits=8
+    ),
+    "fashion-cnn-cured": Entry(
+        "fashion", "CNN", 60_000, _cured(0.1, 0.8), 12, pgd(0.1), 10_000, bits=8
+    ),
+    "fonts-cnn-cured": Entry("fonts", "CNN", 40_000, _cured(0.1, 0.8), 8, pgd(0.1), 2000, bits=8),
     # the network of Z's tables 2 and 3: 6.5 MB
     "mnist-madry": Entry(
         "mnist", "MadryMNIST", 60_000, _paper(0.3), 20, pgd(0.3), 10_000, ships=False

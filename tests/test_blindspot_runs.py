@@ -1,0 +1,78 @@
+"""Tables at full strength: cells that agree with `table`, and rows that ship for today's models."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import advnb
+from advnb import blindspots, sweeps, zoo
+from advnb.__main__ import main
+from advnb.blindspots import runs
+
+from .conftest import real, refused
+
+WEAK = partial(advnb.CarliniWagner, searches=3, steps=4)
+FONTS = "fonts-cnn-adversarial"
+
+
+@pytest.fixture
+def weak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "CarliniWagner", WEAK)
+
+
+@pytest.mark.usefixtures("weak")
+def test_cells_agree_with_the_table(fonts: advnb.Dataset, tmp_path: Path) -> None:
+    model, split = zoo.load(FONTS), fonts.test(12)
+    found = runs.measured(FONTS, 12, cache=tmp_path, progress=False)
+    expected = blindspots.table(model, split, WEAK("linf"), progress=False)
+    pd.testing.assert_frame_equal(found, expected)
+    (row, *_) = runs.run(runs.wanted(FONTS, 12), cache=tmp_path, progress=False).to_dict("records")
+    result = WEAK("linf")(model, split)
+    sizes = result.distances[:, result.correct]
+    assert row["success_noise"] == (sizes[0] <= 0.1).double().mean()
+    assert row["success_gray"] == (sizes[1] <= 0.1).double().mean()
+    assert row["success"] >= max(row["success_noise"], row["success_gray"])
+    assert row["norm_50"] == pytest.approx(sizes.amin(0).quantile(0.5).item())
+    assert row["n"] == int(result.correct.sum())
+
+
+@pytest.mark.usefixtures("weak")
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.csv"
+    command = ["blindspots", FONTS, "--images", "4", "--cache", str(tmp_path), "--out", str(out)]
+    assert main(command) == 0
+    assert len(pd.read_csv(out)) == 5
+    assert FONTS in capsys.readouterr().out
+
+
+def test_which_table() -> None:
+    assert {name: runs.defence(name) for name in ("mnist-wrm", "fashion-small-certified")} == {
+        "mnist-wrm": "wrm", "fashion-small-certified": "certified",
+    }  # fmt: skip
+    assert runs.defence("mnist-madry") == runs.defence("mnist-cnn-cured") == "adversarial"
+    assert set(runs.MODELS) <= set(zoo.ENTRIES)
+
+
+def test_bad_input() -> None:
+    with refused("cells must be a list of Column"):
+        runs.run([1])  # type: ignore[list-item]
+    with refused("did you mean 'mnist-wrm'"):
+        runs.wanted("mnist-wmr")
+
+
+def test_what_ships_is_of_the_models_that_ship() -> None:
+    table = sweeps.shipped("blindspots")
+    assert not table.duplicated(["model", "alpha", "beta", "images"]).any()
+    for model, rows in table.groupby("model"):
+        real(zoo.entry(str(model)).data)
+        assert (rows.success >= rows[["success_noise", "success_gray"]].max(axis=1)).all()
+        assert (rows.success_scaled <= rows.success).all()
+        if zoo.made(str(model)):  # else a retrained model would show another's numbers
+            fields = ["model", "alpha", "beta", "images"]
+            for row in rows.to_dict("records"):
+                cell = runs.Column(*(row[name] for name in fields))
+                assert row["key"] == sweeps.key(cell, runs.Measure())
