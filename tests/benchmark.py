@@ -5,8 +5,8 @@ the local files), doctor (its time), kills (20 SIGKILLs of a training), start (n
 browser (a key press on a slider, a hover), fonts (test error of normal training), manifold (attacks
 on latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
 attack), curves and sweeps (S's figures 5 to 7), carlini and smallest (minimum-norm attacks against
-other toolkits'), neighbours and distances (distance to the training set), certificates. Without an
-argument, all; with names, those.
+other toolkits'), neighbours and distances (distance to the training set), certificates, maps (the
+landscape of blind spots). Without an argument, all; with names, those.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from advnb import Attack, Pixels, Split
 from .benchmark_certify import certificates
 from .benchmark_curves import carlini, curves, sweeps
 from .benchmark_distances import distances, neighbours
+from .benchmark_landscape import maps
 from .benchmark_minimal import smallest
 from .measured import line, over_seeds
 
@@ -410,7 +411,7 @@ def learned() -> None:
 
 ALL = (
     attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
-    curves, sweeps, neighbours, distances, certificates,
+    curves, sweeps, neighbours, distances, certificates, maps,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 

@@ -21,7 +21,7 @@ from .panel import Frame, Panel, Params, picture
 from .pointer import PointedImage
 
 ALPHAS = tuple(round(0.5 + 0.02 * i, 2) for i in range(26))  # steps of the panel's slider
-AGE = 2.0  # seconds until pairs that have come in meanwhile are drawn: it takes a while
+AGE, SHARE = 1.0, 0.1  # of a search: seconds between two pictures, and the share of its time
 HINT = "A click on the map takes alpha and beta there."
 
 
@@ -78,12 +78,13 @@ class Map:
 
     def fill(self, frame: MapFrame, land: Landscape, split: Split) -> Iterator[MapFrame | None]:
         """Search what is not known, with a frame now and then; the last one is complete."""
-        drawn = time.monotonic()
+        due = time.monotonic() + AGE
         for _ in land.search():
             yield None
-            if time.monotonic() - drawn > AGE:
+            if time.monotonic() > due:
+                began = time.monotonic()
                 yield self.onto(frame, land, split)
-                drawn = time.monotonic()
+                due = began + max(AGE, (time.monotonic() - began) / SHARE)
         yield replace(self.onto(frame, land, split), complete=True)
 
     def show(self, frame: Frame | Exception) -> None:
