@@ -8,7 +8,7 @@ from typing import Any
 try:
     from . import certify, models, recipes, zoo
     from .attacks import Attack, AttackResult, AttackWarning
-    from .blindspots import scale_shift, valid_shift
+    from .blindspots import find_blindspot, scale_shift, valid_shift
     from .data import Dataset, load
     from .embedding import distance_to_training_set, nearest
     from .minimal import CarliniWagner
@@ -47,6 +47,7 @@ __all__ = [
     "distances",
     "divergence",
     "embedding",
+    "find_blindspot",
     "fit",
     "live",
     "load",

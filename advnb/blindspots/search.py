@@ -36,7 +36,7 @@ class Blindspot:
 
     Where nothing tried is a blind spot, `transform` is None, `size` infinite, and the two rates
     are those of the images as they were. `table` holds everything that was attacked, in order:
-    `family`, `transform`, `parameters`, `size`, `accuracy`, `success`, and `images`, how many of
+    `family`, `change`, `parameters`, `size`, `accuracy`, `success`, and `images`, how many of
     the split's first it was tried on.
     """
 
@@ -96,7 +96,7 @@ def find_blindspot(
                 continue
             first, limit = math.isinf(limit), better["size"] * (1 - PRECISION)
             found = better
-            bar.set_postfix_str(f"{found['transform']}: {found['size']:.3g}")
+            bar.set_postfix_str(f"{found['change']}: {found['size']:.3g}")
             if first:
                 asked = [(path, trials.screen(path.at(limit))) for path in waiting]
                 asked.sort(key=lambda one: -one[1].value)
@@ -112,7 +112,7 @@ def defences(
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How models stand under changes: a row a model and a change, columns `defence`, `transform`
+    """How models stand under changes: a row a model and a change, columns `defence`, `change`
     (the change's name, or its text where it has none), `size` (mean L2 norm of T(x) - x),
     `accuracy` and `success`, Rates, the latter over the images that are right under the change.
 
@@ -129,7 +129,7 @@ def defences(
     pairs = [(*a, *b) for a in models.items() for b in named(changes).items()]
     rows = []
     for name, model, told, change in tqdm(pairs, desc="defences", disable=not progress):
-        row = {"defence": name, "transform": told, "size": size_of(change, split.x)}
+        row = {"defence": name, "change": told, "size": size_of(change, split.x)}
         rows.append(row | attacked(model, split, change, attack))
     return pd.DataFrame(rows)
 
@@ -199,7 +199,7 @@ class _Trials:
         return self._tried(change, len(self.split))
 
     def path(self, end: Change) -> _Path:
-        """The way to `end`, as far as accuracy is kept, to a sixteenth of it."""
+        """The way to `end`, or a sixteenth of it beyond where accuracy is lost."""
 
         def kept(strength: float) -> bool:
             images = self.split.with_x(end.part(strength)(self.split.x))
@@ -209,7 +209,7 @@ class _Trials:
         while high - low > 1 / 16:
             middle = (low + high) / 2
             low, high = (middle, high) if kept(middle) else (low, middle)
-        return _Path(end.part(low), self.split.x)
+        return _Path(end.part(high), self.split.x)
 
     def smallest(self, path: _Path, limit: float) -> dict[str, Any] | None:
         """The smallest blind spot on a path, of at most a size of `limit`; None where none is."""
@@ -233,7 +233,7 @@ class _Trials:
             family = (name for name, ends in FAMILIES.items() if type(change) is type(ends[0]))
             self.rows[change, images] = {
                 "family": next(family, type(change).__name__.lower()),
-                "transform": change,
+                "change": change,
                 "parameters": change.parameters,
                 "size": size_of(change, self.split.x),
                 **attacked(self.model, self.split[:images], change, self.attack),
@@ -245,6 +245,6 @@ class _Trials:
     def result(self, row: dict[str, Any], found: bool = True) -> Blindspot:
         import pandas as pd
 
-        transform, size = (row["transform"], row["size"]) if found else (None, math.inf)
+        transform, size = (row["change"], row["size"]) if found else (None, math.inf)
         table = pd.DataFrame(list(self.rows.values()))
         return Blindspot(transform, row["success"], row["accuracy"], size, table)
