@@ -6,7 +6,8 @@ browser (a key press on a slider, a hover), fonts (test error of normal training
 on latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
 attack), curves and sweeps (S's figures 5 to 7), carlini and smallest (minimum-norm attacks against
 other toolkits'), neighbours and distances (distance to the training set), certificates, maps (the
-landscape of blind spots). Without an argument, all; with names, those.
+landscape of blind spots), search (the smallest harmless change). Without an argument, all; with
+names, those.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .benchmark_curves import carlini, curves, sweeps
 from .benchmark_distances import distances, neighbours
 from .benchmark_landscape import maps
 from .benchmark_minimal import smallest
+from .benchmark_search import search
 from .measured import line, over_seeds
 
 BATCH = 200  # images at a time, for both sides: what the search takes by itself on a CPU
@@ -411,7 +413,7 @@ def learned() -> None:
 
 ALL = (
     attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
-    curves, sweeps, neighbours, distances, certificates, maps,
+    curves, sweeps, neighbours, distances, certificates, maps, search,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 

@@ -46,6 +46,6 @@ def _timed(
     spot = advnb.find_blindspot(model, split, changes=changes, progress=False)
     seconds = time.process_time() - began
     paths = len(changes or sum(FAMILIES.values(), ()))
-    print(f"    {what}: {spot}; {paths} paths, {len(spot.table)} attacks, {seconds:.0f} s of a core",
-          flush=True)  # fmt: skip
+    cost = f"{paths} paths, {len(spot.table)} attacks, {seconds:.0f} s of a core"
+    print(f"    {what}: {spot}; {cost}", flush=True)
     return spot, seconds
