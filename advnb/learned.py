@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .autoencoders import LATENTS, Autoencoder
 from .checks import brief, number, whole
 from .data import Dataset
-from .files import DamagedFileError, load_tensors, save_tensors
+from .files import DamagedFileError, load_tensors, packed, save_tensors
 from .projection import STAGES, nearest
 from .splits import Split
 from .stats import generator
@@ -24,6 +24,7 @@ from .stats import generator
 FOLDER = Path(__file__).parent / "zoo"
 STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of float32
 KINDS = ("flow", "vaegan")  # the first is the default
+BITS = {"flow": 16, "vaegan": 8}  # of a weight in a file: all that ships is to stay small
 SHIPPED = {"fonts": KINDS, "mnist": KINDS[:1], "fashion": KINDS[:1]}
 
 
@@ -83,14 +84,18 @@ class LearnedManifold:
             raise DamagedFileError(f"{path} holds no learned manifold: train it again") from None
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the weights, in half precision, and `about`. What is not needed after training
-        (the encoders' variances) stays behind."""
+        """Write the weights, in the precision of the kind, and `about`. What is not needed after
+        training (the encoders' variances) stays behind."""
         states = [network.state_dict() for network in self._on(self.low)]
         tensors = {
-            name: torch.stack([state[name] for state in states]).half()
+            name: torch.stack([state[name] for state in states])
             for name in states[0]
             if not name.startswith("spread.")
         }
+        if BITS[self.about["kind"]] == 8:
+            tensors = packed(tensors)
+        else:
+            tensors = {name: tensor.half() for name, tensor in tensors.items()}
         return save_tensors(path, {**tensors, "low": self.low, "high": self.high}, **self.about)
 
     @property

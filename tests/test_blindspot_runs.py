@@ -27,10 +27,11 @@ def weak(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("weak")
 def test_cells_agree_with_the_table(fonts: advnb.Dataset, tmp_path: Path) -> None:
     model, split = zoo.load(FONTS), fonts.test(12)
-    found = runs.measured(FONTS, 12, cache=tmp_path, progress=False)
+    done = runs.run(runs.wanted(FONTS, 12), cache=tmp_path, progress=False)
+    found = runs.as_table(done)
     expected = blindspots.table(model, split, WEAK("linf"), progress=False)
     pd.testing.assert_frame_equal(found, expected)
-    (row, *_) = runs.run(runs.wanted(FONTS, 12), cache=tmp_path, progress=False).to_dict("records")
+    row = done.iloc[0]
     result = WEAK("linf")(model, split)
     sizes = result.distances[:, result.correct]
     assert row["success_noise"] == (sizes[0] <= 0.1).double().mean()
@@ -38,6 +39,15 @@ def test_cells_agree_with_the_table(fonts: advnb.Dataset, tmp_path: Path) -> Non
     assert row["success"] >= max(row["success_noise"], row["success_gray"])
     assert row["norm_50"] == pytest.approx(sizes.amin(0).quantile(0.5).item())
     assert row["n"] == int(result.correct.sum())
+
+
+def test_cells_of_pgd(fonts: advnb.Dataset, tmp_path: Path) -> None:
+    cells = runs.wanted(FONTS, 8, "pgd")[:2]
+    found = runs.as_table(runs.run(cells, cache=tmp_path, progress=False))
+    pairs = [(cell.alpha, cell.beta) for cell in cells]
+    attack = zoo.pgd(0.1, restarts=2)
+    expected = blindspots.table(zoo.load(FONTS), fonts.test(8), attack, pairs, progress=False)
+    pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.usefixtures("weak")
@@ -62,17 +72,19 @@ def test_bad_input() -> None:
         runs.run([1])  # type: ignore[list-item]
     with refused("did you mean 'mnist-wrm'"):
         runs.wanted("mnist-wmr")
+    with refused('attack must be "cw" or "pgd"'):
+        runs.wanted(FONTS, 4, "fgsm")  # type: ignore[arg-type]
 
 
 def test_what_ships_is_of_the_models_that_ship() -> None:
     table = sweeps.shipped("blindspots")
-    assert not table.duplicated(["model", "alpha", "beta", "images"]).any()
+    assert not table.duplicated(["model", "alpha", "beta", "images", "attack"]).any()
     for model, rows in table.groupby("model"):
         real(zoo.entry(str(model)).data)
         assert (rows.success >= rows[["success_noise", "success_gray"]].max(axis=1)).all()
         assert (rows.success_scaled <= rows.success).all()
         if zoo.made(str(model)):  # else a retrained model would show another's numbers
-            fields = ["model", "alpha", "beta", "images"]
+            fields = ["model", "alpha", "beta", "images", "attack"]
             for row in rows.to_dict("records"):
                 cell = runs.Column(*(row[name] for name in fields))
                 assert row["key"] == sweeps.key(cell, runs.Measure())

@@ -73,7 +73,8 @@ def test_the_first_draw_is_uniform_in_alpha_and_beta() -> None:
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_gradients(relative: bool) -> None:
-    split, tones = images(2, torch.float64), ScaleShift(0.2, 0.7, relative)
+    split, tones = images(dtype=torch.float64)[2:4], ScaleShift(0.2, 0.7, relative)
+    split = split.with_x(0.2 + 0.6 * split.x)  # away from the edges, where rounding is taken back
     code = tones.region(split).start("uniform", generator(3)) * 0.5
     assert torch.autograd.gradcheck(
         lambda c: tones.decode(c, split), code.requires_grad_(), atol=1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import zoo
 from ..checks import brief
@@ -28,12 +28,18 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 @dataclass(frozen=True)
 class Column:
     """A model of the zoo on the first `images` test images, scaled and shifted, attacked by C&W
-    L-infinity from both of the paper's starts."""
+    L-infinity from both of the paper's starts ("cw"), or for a large network on a CPU by PGD-40
+    from two uniform ones ("pgd")."""
 
     model: str
     alpha: float
     beta: float
     images: int = IMAGES
+    attack: Literal["cw", "pgd"] = "cw"
+
+    def __post_init__(self) -> None:
+        if self.attack not in ("cw", "pgd"):
+            raise ValueError(f'attack must be "cw" or "pgd"; got {brief(self.attack)}')
 
 
 def defence(model: str) -> Defence:
@@ -42,17 +48,17 @@ def defence(model: str) -> Defence:
     return "certified" if last == "certified" else "wrm" if last == "wrm" else "adversarial"
 
 
-def wanted(model: str, images: int = IMAGES) -> list[Column]:
+def wanted(model: str, images: int = IMAGES, attack: Literal["cw", "pgd"] = "cw") -> list[Column]:
     """The printed columns of a model's table."""
     few = load(zoo.entry(model).data).test(1)
-    return [Column(model, a, b, images) for a, b in columns(few, defence(model))]
+    return [Column(model, a, b, images, attack) for a, b in columns(few, defence(model))]
 
 
 @dataclass(frozen=True)
 class Measure:
     """What `sweep` runs for a Column: accuracy on x'; success over images within eps and within
-    alpha * eps, from both starts, from "noise" and from "gray"; bounds as `_low` and `_high`; and
-    quantiles of the smallest changes of the images that were right."""
+    alpha * eps, from both starts, and of C&W from "noise" and from "gray"; bounds as `_low` and
+    `_high`; and of C&W quantiles of the smallest changes of the images that were right."""
 
     device: str = "cpu"
 
@@ -64,19 +70,25 @@ class Measure:
         test = load(zoo.entry(cell.model).data).test(cell.images).to(self.device)
         model = zoo.load(cell.model).to(self.device)
         images, eps = shifted(test, cell.alpha, cell.beta), radius(test, defence(cell.model))
-        attack = CarliniWagner("linf")
-        result = attack(model, images)
-        sizes = result.distances[:, result.correct].cpu()
-        found = {"accuracy": accuracy(model, images)}
-        for what, within in (("success", eps), ("success_scaled", cell.alpha * eps)):
-            found[what] = rate((sizes <= within).any(0))
-            for start, row in zip(attack.starts, sizes):
-                found[f"{what}_{start}"] = rate(row <= within)
+        radii = {"success": eps, "success_scaled": cell.alpha * eps}
+        found, norms = {"accuracy": accuracy(model, images)}, {}
+        if cell.attack == "pgd":
+            for what, within in radii.items():
+                result = zoo.pgd(within, restarts=2)(model, images)
+                found[what] = result.success_rate("images")
+        else:
+            attack = CarliniWagner("linf")
+            result = attack(model, images)
+            sizes = result.distances[:, result.correct].cpu()
+            for what, within in radii.items():
+                found[what] = rate((sizes <= within).any(0))
+                for start, row in zip(attack.starts, sizes):
+                    found[f"{what}_{start}"] = rate(row <= within)
+            quantiles = sizes.amin(0).quantile(sizes.new_tensor(QUANTILES)).tolist()
+            norms = {f"norm_{100 * q:.0f}": value for q, value in zip(QUANTILES, quantiles)}
         made: dict[str, Any] = {}
         for name, value in found.items():
             made |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        quantiles = sizes.amin(0).quantile(sizes.new_tensor(QUANTILES)).tolist()
-        norms = {f"norm_{100 * q:.0f}": value for q, value in zip(QUANTILES, quantiles)}
         return {**made, "n": found["success"].n, "eps": eps, **norms}
 
     def cost(self, cell: Column) -> float:
@@ -90,27 +102,29 @@ def run(cells: Sequence[Column], *, device: str = "cpu", **settings: Any) -> pd.
     return sweep(cells, Measure(device), **settings)
 
 
-def measured(model: str, images: int = IMAGES, **settings: Any) -> pd.DataFrame:
-    """A model's table at full strength, in the form of `table`: what ships, or what `run` makes.
-    Of Madry et al.'s networks, which are too large to ship, the table does."""
+def measured(model: str, **settings: Any) -> pd.DataFrame:
+    """A model's table in the form of `table`: what ships, with most images, or else what `run`
+    makes with the `settings`. Madry et al.'s networks are too large to ship; their table is not."""
+    done = shipped("blindspots")
+    done = done[(done.model == model)]
+    done = done[done.images == done.images.max()]
+    return as_table(run(wanted(model), **settings) if done.empty else done)
+
+
+def as_table(done: pd.DataFrame) -> pd.DataFrame:
+    """What `run` found for one model, in the form of `table`."""
     import pandas as pd
 
-    cells = wanted(model, images)
-    if zoo.made(model):
-        done = run(cells, **settings)
-    else:
-        done = shipped("blindspots")
-        done = done[(done.model == model) & (done.images == images)]
-    if done.empty:
-        raise ValueError(f"there is no {model}: make it by `python -m advnb zoo train {model}`")
-    if (done.error != "").any():
-        raise ValueError(f"a column of {model} failed: {done.error.iloc[0].splitlines()[-1]}")
-    few, rows = load(zoo.entry(model).data).test(1), []
+    rows = []
     for row in done.to_dict("records"):
+        model, made = str(row["model"]), {"alpha": row["alpha"], "beta": row["beta"]}
+        few = load(zoo.entry(model).data).test(1)
         paper = printed(few, row["alpha"], row["beta"], defence(model))
-        made = {"alpha": row["alpha"], "beta": row["beta"]}
-        for name, n in (("accuracy", images), ("success", row["n"]), ("success_scaled", row["n"])):
+        for name, n in (
+            ("accuracy", row["images"]), ("success", row["n"]), ("success_scaled", row["n"]),
+        ):  # fmt: skip
             made[name] = Rate(row[name], row[f"{name}_low"], row[f"{name}_high"], n)
+        for name in ("accuracy", "success", "success_scaled"):
             told = f"printed_{name.removeprefix('success_')}"
             made[told] = getattr(paper, name) if paper else float("nan")
         rows.append(made)
