@@ -30,6 +30,7 @@ from torch import Tensor, nn
 import advnb
 from advnb import Attack, Pixels, Split
 
+from .benchmark_blindspots import cure, tables
 from .benchmark_certify import certificates
 from .benchmark_curves import carlini, curves, sweeps
 from .benchmark_distances import distances, neighbours
@@ -413,7 +414,7 @@ def learned() -> None:
 
 ALL = (
     attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
-    curves, sweeps, neighbours, distances, certificates, maps, search,
+    curves, sweeps, neighbours, distances, certificates, maps, search, tables, cure,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 

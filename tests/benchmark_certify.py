@@ -59,7 +59,7 @@ def _model(name: str) -> None:
     split, eps = advnb.load(entry.data).test(500), EPS[entry.data]
     attack = zoo.pgd(eps, lr=eps / 10)
     print(f"{name}, {len(split)} images, eps {eps:.3g}")
-    for alpha, beta in blindspots.columns(split):
+    for alpha, beta in blindspots.columns(split, "certified"):
         moved = blindspots.shifted(split, alpha, beta)
         began = time.process_time()
         sure = certified(model, moved, eps)

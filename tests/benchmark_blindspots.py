@@ -1,0 +1,59 @@
+"""Benchmarks of blind spots: Z's tables beside the printed ones, and what the cure closes."""
+
+from __future__ import annotations
+
+import advnb
+from advnb import blindspots, sweeps, zoo
+from advnb.blindspots import runs
+from advnb.stats import rank_correlation
+
+from .measured import line
+
+# (alpha, beta, whether within alpha * eps, bound on success) for the cured model of MNIST
+CURE = ((0.8, 0.1, False, 0.25), (0.8, 0.1, True, 0.08), (0.7, 0.15, True, 0.45))
+
+
+def tables() -> None:
+    """Tables 2 to 5 as they ship, beside the printed rows."""
+    found = sweeps.shipped("blindspots")
+    for model in dict.fromkeys(found.model):
+        table = runs.measured(model)
+        rows = found[found.model == model]
+        print(
+            f"{model}, {rows.images.max():,} images, {rows.attack.iloc[-1]}, {rows.machine.iloc[0]}"
+        )
+        for row in table.itertuples():
+            print(f"    ({row.alpha:g}, {row.beta:g}): accuracy {row.accuracy.value:.1%}, success "
+                  f"{row.success.value:.1%} / {row.success_scaled.value:.1%}, printed "
+                  f"{row.printed_success:.1%} / {row.printed_scaled:.1%}")  # fmt: skip
+        if model.endswith("cured"):
+            continue
+        for name, paper in (("success", "printed_success"), ("success_scaled", "printed_scaled")):
+            ours = [rate.value for rate in table[name]]
+            rank = rank_correlation(ours, list(table[paper]))
+            line(f"    Spearman, {name}", f"{rank}", ">= .9", rank.value >= 0.9 - 1e-9)
+        accuracy = [rate.value for rate in table.accuracy]
+        off = max(abs(value - accuracy[0]) for value in accuracy)
+        line("    accuracy, farthest from untransformed", f"{off:.2%}", "<= 1 %", off <= 0.01)
+
+
+def cure() -> None:
+    """The cured model of MNIST on 2,000 images: PGD-40 x 5."""
+    test = advnb.load("mnist").test(2000)
+    plain, cured = (zoo.load(f"mnist-cnn-{kind}") for kind in ("adversarial", "cured"))
+    everything = advnb.load("mnist").test()
+    before, after = (advnb.accuracy(model, everything).value for model in (plain, cured))
+    line("accuracy, uncured less cured", f"{before:.2%} - {after:.2%}", "<= 1 %",
+         before - after <= 0.01)  # fmt: skip
+    for alpha, beta, scaled, bound in CURE:
+        images = blindspots.shifted(test, alpha, beta)
+        attack = zoo.pgd(0.3 * (alpha if scaled else 1))
+        success = attack(cured, images).success_rate("images")
+        within = "alpha * eps" if scaled else "eps"
+        line(f"success at ({alpha:g}, {beta:g}) within {within}", f"{success}", f"<= {bound:.0%}",
+             success.value <= bound)  # fmt: skip
+
+
+if __name__ == "__main__":
+    tables()
+    cure()
