@@ -209,10 +209,10 @@ def judged(split: Split, change: Change) -> tuple[float, float, float]:
 
 
 def exhaustive(split: Split, ends: list[Change], drop: float, success: float) -> float:
-    """The smallest size among 200 changes on each path."""
+    """The smallest size among 100 changes on each path."""
     best, before = math.inf, judged(split, Scaled())[1]
     for end in ends:
-        for strength in np.linspace(0, 1, 201)[1:]:
+        for strength in np.linspace(0, 1, 101)[1:]:
             size, right, fooled = judged(split, end.part(float(strength)))
             if fooled >= success and before - right <= drop + 1e-9:
                 best = min(best, size)
@@ -233,7 +233,7 @@ def test_the_smallest_of_all(success: float) -> None:
     size, right, fooled = judged(split, found.transform or Scaled())
     best = exhaustive(split, DARKER, 0.05, success)
     assert found
-    assert 0.97 * best <= found.size <= 1.021 * best
+    assert 0.95 * best <= found.size <= 1.021 * best
     assert found.size == pytest.approx(size)
     assert found.accuracy.value == pytest.approx(right)
     assert found.success.value == pytest.approx(fooled)
@@ -252,7 +252,7 @@ def test_accuracy_is_kept() -> None:
         best = exhaustive(split, ends, drop, 0.5)
         assert bool(found[drop]) == math.isfinite(best)
         assert found[drop].accuracy.value >= 1 - drop - 1e-9
-        assert 0.97 * best <= found[drop].size <= 1.021 * best
+        assert 0.95 * best <= found[drop].size <= 1.021 * best
     assert not found[0.0]
     assert found[0.4].accuracy.value < 1
 
