@@ -82,7 +82,7 @@ def find_blindspot(
     checked(model, split)
     number("accuracy_drop", accuracy_drop, "a number from 0 to 1", lambda v: 0 <= v <= 1)
     number("success", success, "a number above 0, at most 1", lambda v: 0 < v <= 1)
-    ends = named(sum(FAMILIES.values(), ()) if changes is None else changes).values()
+    ends = [end for _, end in named(sum(FAMILIES.values(), ()) if changes is None else changes)]
     with tqdm(desc="blind spots", unit=" attacks", disable=not progress) as bar:
         trials = _Trials(model, split, checked_attack(attack, split), success, bar)
         found = before = trials.whole(Scaled())
@@ -99,7 +99,7 @@ def find_blindspot(
             bar.set_postfix_str(f"{found['change']}: {found['size']:.3g}")
             if first:
                 asked = [(path, trials.screen(path.at(limit))) for path in waiting]
-                asked.sort(key=lambda one: -one[1].value)
+                asked.sort(key=lambda one: -one[1].high)  # never NaN
                 waiting = [path for path, seen in asked if seen.high >= success]
     return trials.result(found, found is not before)
 
@@ -126,7 +126,7 @@ def defences(
     for model in models.values():
         checked(model, split)
     attack = checked_attack(attack, split)
-    pairs = [(*a, *b) for a in models.items() for b in named(changes).items()]
+    pairs = [(*a, *b) for a in models.items() for b in named(changes)]
     rows = []
     for name, model, told, change in tqdm(pairs, desc="defences", disable=not progress):
         row = {"defence": name, "change": told, "size": size_of(change, split.x)}
@@ -134,13 +134,15 @@ def defences(
     return pd.DataFrame(rows)
 
 
-def named(changes: Any) -> dict[str, Change]:
-    """Changes by name; ValueError unless there are some and they are changes."""
+def named(changes: Any) -> list[tuple[str, Change]]:
+    """Changes with their names; ValueError unless there are some and they are changes."""
     try:
-        found = dict(changes) if isinstance(changes, Mapping) else {str(c): c for c in changes}
+        found = (
+            [*changes.items()] if isinstance(changes, Mapping) else [(str(c), c) for c in changes]
+        )
     except TypeError:
-        found = {}
-    if not found or not all(isinstance(change, Change) for change in found.values()):
+        found = []
+    if not found or not all(isinstance(change, Change) for _, change in found):
         raise ValueError(f"changes must be a list of changes, [Gamma(2)] say; got {brief(changes)}")
     return found
 
