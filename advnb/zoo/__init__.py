@@ -121,10 +121,10 @@ ENTRIES = {
         "cifar10", "WideCNN", 50_000, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000
     ),
     "mnist-small-certified": Entry(
-        "mnist", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
+        "mnist", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1, bits=8
     ),
     "fashion-small-certified": Entry(
-        "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
+        "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1, bits=8
     ),
     "cifar-small-certified": Entry(
         "cifar10",
