@@ -136,12 +136,8 @@ def defences(
 
 def named(changes: Any) -> list[tuple[str, Change]]:
     """Changes with their names; ValueError unless there are some and they are changes."""
-    try:
-        found = (
-            [*changes.items()] if isinstance(changes, Mapping) else [(str(c), c) for c in changes]
-        )
-    except TypeError:
-        found = []
+    listed = changes if isinstance(changes, Iterable) else ()
+    found = list(listed.items() if isinstance(listed, Mapping) else ((str(c), c) for c in listed))
     if not found or not all(isinstance(change, Change) for _, change in found):
         raise ValueError(f"changes must be a list of changes, [Gamma(2)] say; got {brief(changes)}")
     return found
