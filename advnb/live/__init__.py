@@ -2,6 +2,7 @@
 
 from .attack import AttackPanel
 from .blindspot import BlindspotPanel
+from .certificate import CertificatePanel
 from .curves import CurvePanel
 from .embedding import EmbeddingPanel
 from .latent import LatentPanel
@@ -9,6 +10,6 @@ from .panel import Panel, close_all
 from .steps import StepPanel
 
 __all__ = [
-    "AttackPanel", "BlindspotPanel", "CurvePanel", "EmbeddingPanel", "LatentPanel", "Panel",
-    "StepPanel", "close_all",
+    "AttackPanel", "BlindspotPanel", "CertificatePanel", "CurvePanel", "EmbeddingPanel",
+    "LatentPanel", "Panel", "StepPanel", "close_all",
 ]  # fmt: skip

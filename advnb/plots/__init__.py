@@ -15,6 +15,7 @@ from .base import (
     mosaic,
 )
 from .blindspots import certificates, corner, defences, detection
+from .bounds import margins
 from .distances import densities, plane, scatter, success_by_distance
 from .landscape import landscape
 from .strategies import NAMES, generalization
@@ -23,6 +24,6 @@ __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
     "caption", "certificates", "columns", "corner", "curves", "defences", "densities", "detection",
     "gallery",
-    "generalization", "histograms", "landscape", "mosaic", "plane", "regions", "scatter",
+    "generalization", "histograms", "landscape", "margins", "mosaic", "plane", "regions", "scatter",
     "success_by_distance",
 ]  # fmt: skip
