@@ -126,6 +126,28 @@ ENTRIES = {
     "fashion-small-certified": Entry(
         "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1, bits=8
     ),
+    "fonts-small-certified": Entry(
+        "fonts",
+        "WongKolter",
+        40_000,
+        certified(0.1, warmup=4.0),
+        10,
+        pgd(0.1),
+        2000,
+        certify=0.1,
+        bits=8,
+    ),
+    "fonts-small-certified": Entry(
+        "fonts",
+        "WongKolter",
+        40_000,
+        certified(0.1, warmup=4.0),
+        10,
+        pgd(0.1),
+        2000,
+        certify=0.1,
+        bits=8,
+    ),
     "cifar-small-certified": Entry(
         "cifar10",
         "WongKolter",
@@ -136,6 +158,7 @@ ENTRIES = {
         10_000,
         certify=2 / 255,
         bits=8,
+        ships=False,
     ),
     # 11 of the authors' 25 epochs
     "mnist-wrm": Entry("mnist", "WRM", 60_000, wrm(), 11, pgd(0.1), 2000, bits=8),
