@@ -94,11 +94,11 @@ CERTIFIED = {
 def defences(table: pd.DataFrame, title: str = "", alt: str = "") -> Picture:
     """`blindspots.defences`: a column a defence, a row a change, the attack's success as colour and
     number, and below it the accuracy on the changed images."""
-    across, down = (list(dict.fromkeys(table[name])) for name in ("defence", "transform"))
+    across, down = (list(dict.fromkeys(table[name])) for name in ("defence", "change"))
     figure = Picture(2.6 + 1.5 * len(across), 0.9 + 0.5 * len(down), alt)
     axes = figure.subplots()
     for row in table.to_dict("records"):
-        x, y = across.index(row["defence"]), down.index(row["transform"])
+        x, y = across.index(row["defence"]), down.index(row["change"])
         success = row["success"].value
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=HEAT(success), ec="white", lw=2))
         ink = "white" if success > 0.6 else "black"

@@ -137,17 +137,6 @@ ENTRIES = {
         certify=0.1,
         bits=8,
     ),
-    "fonts-small-certified": Entry(
-        "fonts",
-        "WongKolter",
-        40_000,
-        certified(0.1, warmup=4.0),
-        10,
-        pgd(0.1),
-        2000,
-        certify=0.1,
-        bits=8,
-    ),
     "cifar-small-certified": Entry(
         "cifar10",
         "WongKolter",
