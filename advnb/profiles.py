@@ -22,8 +22,10 @@ class Profile:
     neighbours: int  # training images among which neighbours are sought
     far: int  # test images whose distance to the training set is held against an attack
     plane: int  # training images, and test images, of a projection to the plane
-    searched: int  # images whose nearest letter of all is sought
+    searched: int  # images whose nearest letter of all, or smallest change, is sought
     cells: int  # cells a side of a plane of decision regions
+    grid: int  # points a side of a map of scales and shifts
+    searches: int  # runs of an attack that seeks the smallest change
     curve: tuple[int, ...]  # training images of the models on a curve
     seeds: int  # models for each of them
 
@@ -35,15 +37,18 @@ PRINTED = (250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 7500, 10_000, 15_
 PROFILES = {
     "smoke": Profile(
         "smoke", tested=500, attacked=60, restarts=2, table=60, panel=12, epochs=2,
-        neighbours=2000, far=500, plane=150, searched=10, cells=5, curve=(250,), seeds=1,
+        neighbours=2000, far=500, plane=150, searched=10, cells=5, grid=3, searches=6,
+        curve=(250,), seeds=1,
     ),
     "course": Profile(
         "course", tested=10_000, attacked=500, restarts=3, table=500, panel=64, epochs=20,
-        neighbours=20_000, far=1200, plane=1500, searched=60, cells=15, curve=(250, 1000), seeds=1,
+        neighbours=20_000, far=1200, plane=1500, searched=60, cells=15, grid=9, searches=40,
+        curve=(250, 1000), seeds=1,
     ),
     "paper": Profile(
         "paper", tested=10_000, attacked=1000, restarts=5, table=2000, panel=256, epochs=20,
-        neighbours=60_000, far=10_000, plane=10_000, searched=500, cells=41, curve=PRINTED, seeds=5,
+        neighbours=60_000, far=10_000, plane=10_000, searched=500, cells=41, grid=21, searches=40,
+        curve=PRINTED, seeds=5,
     ),
 }  # fmt: skip
 
