@@ -105,7 +105,8 @@ def defences(table: pd.DataFrame, title: str = "", alt: str = "") -> Picture:
         axes.text(x, y - 0.12, f"{success:.0%}", ha="center", va="center", color=ink, fontsize=11)
         told = f"accuracy {row['accuracy'].value:.1%}"
         axes.text(x, y + 0.28, told, ha="center", va="center", color=ink, fontsize=7)
-    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5), title=title)
+    figure.suptitle(title, fontsize=12)
+    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
     axes.set_xticks(range(len(across)), across)
     axes.set_yticks(range(len(down)), down)
     axes.tick_params(length=0)
