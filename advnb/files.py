@@ -21,6 +21,7 @@ from torch import Tensor
 from .checks import existing
 
 BLOCK = 64  # neighbouring weights that share a scale
+SMALL = 4096  # of fewer numbers, a first layer's say, nothing is to be lost: a gradient of 0 least
 SCALES = " scales"
 
 
@@ -80,14 +81,14 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors to save in a quarter of the space: of each with at least `BLOCK` floats, whole
+    """Tensors to save in a quarter of the space: of each with at least `SMALL` floats, whole
     numbers from -127 to 127 in int8, and for every `BLOCK` of them in a row one scale in half
     precision. Smaller ones in half precision. `load_tensors` gives back what they stand for."""
     ready = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             ready[name] = tensor
-        elif tensor.numel() < BLOCK:
+        elif tensor.numel() < SMALL:
             ready[name] = tensor.half()
         else:
             blocks = _blocks(tensor.float())

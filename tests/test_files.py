@@ -133,7 +133,7 @@ def test_digest_sees_names_types_and_shapes() -> None:
 
 
 @given(
-    shape=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    shape=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     size=st.floats(1e-3, 1e3),
     seed=st.integers(0, 99),
 )
@@ -147,8 +147,7 @@ def test_eight_bits_a_weight(shape: list[int], size: float, seed: int) -> None:
     assert torch.equal(back["n"], weights["n"])
     assert back["w"].shape == weights["w"].shape
     flat, found = weights["w"].flatten(), back["w"].float().flatten()
-    if len(flat) >= 64:
-        assert kept["w"].dtype == torch.int8
+    assert kept["w"].dtype == (torch.float16 if len(flat) < 4096 else torch.int8)
     for start in range(0, len(flat), 64):
         block = flat[start : start + 64]
         most = block.abs().max().item()
@@ -158,9 +157,9 @@ def test_eight_bits_a_weight(shape: list[int], size: float, seed: int) -> None:
 
 
 def test_packed_weights_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
-    weights = {"w": torch.linspace(-1, 1, 640).view(10, 64), "zero": torch.zeros(100)}
+    weights = {"w": torch.linspace(-1, 1, 6400).view(100, 64), "zero": torch.zeros(5000)}
     path = save_tensors(tmp_path / "file", packed(weights))
     back, _ = load_tensors(path)
     assert digest(back) == digest(unpacked(packed(weights)))
     assert torch.equal(back["zero"], weights["zero"])
-    assert path.stat().st_size < 1600
+    assert path.stat().st_size < 12_500

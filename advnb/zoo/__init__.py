@@ -115,16 +115,16 @@ ENTRIES = {
     ),
     "fonts-cnn-adversarial": Entry("fonts", "CNN", 40_000, _madry(0.1, 0.01, 1), 8, pgd(0.1), 2000),
     "cifar10-cnn-normal": Entry(
-        "cifar10", "WideCNN", 50_000, normal(), 20, pgd(8 / 255, 2 / 255), 1000
+        "cifar10", "WideCNN", 50_000, normal(), 20, pgd(8 / 255, 2 / 255), 1000, bits=8
     ),
     "cifar10-cnn-adversarial": Entry(
         "cifar10", "WideCNN", 50_000, _madry(8 / 255, 0.005, 1), 30, pgd(8 / 255, 2 / 255), 10_000
     ),
     "mnist-small-certified": Entry(
-        "mnist", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1, bits=8
+        "mnist", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
     ),
     "fashion-small-certified": Entry(
-        "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1, bits=8
+        "fashion", "WongKolter", 60_000, certified(0.1), 20, pgd(0.1), 10_000, certify=0.1
     ),
     "fonts-small-certified": Entry(
         "fonts",
