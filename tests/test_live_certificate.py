@@ -77,7 +77,7 @@ def masks(model: nn.Module, split: Split, params: dict[str, float]) -> dict[str,
     eps = params["eps"]
     images = split.with_x(scale_shift(split.x, params["alpha"], params["beta"]))
     attack = Attack(
-        advnb.Pixels(eps), steps=40, lr=max(0.01, 2.5 * eps / 40), optimizer="sign", start="uniform"
+        advnb.Pixels(eps), steps=40, lr=max(0.01, 2.5 * eps / 40), optimizer="sign", start="gray"
     )
     result = attack(model, images)
     return {

@@ -11,6 +11,7 @@ import copy
 import io
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from advnb import attribution, quality
 from advnb.fonts import KnownManifold
 from advnb.manifolds import LearnedManifold
 from advnb.perturbations import Region
+from advnb.relaxations import Box
 from advnb.search import LOSSES, Search
 from advnb.toys import Tsipras
 
@@ -428,7 +430,7 @@ def model_that_answers_at_random(patch: Patch) -> None:
 
 def transform(patch: Patch, change: Callable[[Tensor, float, float], Tensor]) -> None:
     patch.setattr(advnb, "scale_shift", change)
-    patch.setattr(advnb.blindspots, "scale_shift", change)
+    patch.setattr(advnb.blindspots.shift, "scale_shift", change)
 
 
 def transform_that_does_nothing(patch: Patch) -> None:
@@ -599,6 +601,18 @@ def density_of_other_letters(patch: Patch) -> None:
     right = KnownManifold.log_density
     mixed = lambda self, split: right(self, split).flip(0)  # noqa: E731
     patch.setattr(KnownManifold, "log_density", mixed)
+
+
+def certificates_for_all_that_is_right(patch: Patch) -> None:
+    def all_right(model: nn.Module, split: advnb.Split, *_: Any, **__: Any) -> Tensor:
+        return advnb.models.logits(model, split).argmax(1) == split.y
+
+    patch.setattr(sys.modules["advnb.blindspots.certificates"], "certified", all_right)
+
+
+def box_half_as_wide(patch: Patch) -> None:
+    around = Box.around
+    patch.setattr(Box, "around", staticmethod(lambda x, eps: around(x, eps / 2)))
 
 
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
@@ -826,6 +840,26 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
         "08_blindspots",
         success_turned_round,
         ["makes the attack succeed more often", "within the stricter radius"],
+    ),
+    (
+        "09_certified_defences",
+        certificates_for_all_that_is_right,
+        ["no image is both certified and fooled"],
+    ),
+    (
+        "09_certified_defences",
+        box_half_as_wide,
+        ["intervals <= lines <= attacked margin"],
+    ),
+    (
+        "09_certified_defences",
+        transform_that_leaves_nothing_to_see,
+        ["every image certified at x is read correctly at x'"],
+    ),
+    (
+        "09_certified_defences",
+        transform_that_does_nothing,
+        ["at most a fifth of the certificates is left", "the transform takes certificates away"],
     ),
 ]
 

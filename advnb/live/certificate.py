@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import ipywidgets as widgets
 import numpy as np
@@ -39,8 +40,8 @@ class CertificatePanel(Panel):
 
     `split` holds the images (the panel takes the first `images` of it, by default the profile's);
     `eps` is the radius it starts from, by default the paper's for certified networks. `params`:
-    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines, then PGD from one
-    uniform start. ValueError for a network that nothing can be proved of.
+    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines, then PGD from the grey
+    image, one of Z's two starts. ValueError for a network that nothing can be proved of.
     """
 
     def __init__(
@@ -134,7 +135,8 @@ class CertificatePanel(Panel):
         sure = torch.cat(pieces)
         yield frame("Bounds from lines, before the attack", guess)
         drawn, told = time.monotonic(), guess
-        for state in one_start(eps, STEPS).iterate(self._model, images):
+        attack = replace(one_start(eps, STEPS), start="gray")
+        for state in attack.iterate(self._model, images):
             yield None
             fooled = state.success & right
             last = state.step == STEPS or bool(state.success.all())
