@@ -23,6 +23,7 @@ from advnb.doctor import attack_seconds
 FOLDER = Path(__file__).parent.parent / "notebooks"
 VIEW = "application/vnd.jupyter.widget-view+json"
 BAR = "<!-- navigation -->"
+PROGRESS = r"\d+%\||\d ?\w+ \[\d+:\d\d"  # with a known end, and without
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -41,11 +42,11 @@ def _output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     if "data" in output:
         output["metadata"] = {}
         output.data.pop(VIEW, None)
-        bar = set(output.data) == {"text/plain"} and re.search(r"\d+%\|", output.data["text/plain"])
+        bar = set(output.data) == {"text/plain"} and re.search(PROGRESS, output.data["text/plain"])
         return output if output.data and not bar else None
     if output.output_type == "stream":
         lines = re.split(r"(?<=[\r\n])", output.text)
-        output.text = "".join(line for line in lines if not re.search(r"\d+%\|", line))  # bars
+        output.text = "".join(line for line in lines if not re.search(PROGRESS, line))  # bars
         # warnings: keep what they say, not where the file lies
         path = r"^.*?(\w+Warning: .*)(?:\n|$)(?:  .*(?:\n|$))?"
         output.text = re.sub(path, r"\1\n", output.text, flags=re.M)

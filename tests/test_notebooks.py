@@ -186,6 +186,9 @@ def dirty() -> nbformat.NotebookNode:
     kept = view | {"image/png": "abc", "text/plain": "alt"}
     made = [
         new_output("display_data", data=view | {"text/plain": " 50%|#####  | 1/2"}),
+        new_output(
+            "display_data", data=view | {"text/plain": "seen: 7 images [00:01, ? images/s]"}
+        ),
         new_output("execute_result", data=kept, metadata={"image/png": {"width": 9}}),
         new_output("display_data", data=dict(view)),
         new_output("stream", name="stderr", text="epochs:  10%|#  | 1/10 [00:01]"),
@@ -441,8 +444,9 @@ def transform_of_pixels_read_from_0_to_1(patch: Patch) -> None:
     transform(patch, lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1))
 
 
-def transform_that_leaves_nothing_to_see(patch: Patch) -> None:
-    transform(patch, lambda x, alpha, beta: x if alpha == 1 else torch.full_like(x, 0.5))
+def transform_that_blackens_every_other_image(patch: Patch) -> None:
+    kept = lambda x: (torch.arange(len(x)) % 2).view(-1, 1, 1, 1)  # noqa: E731
+    transform(patch, lambda x, alpha, beta: x if alpha == 1 else x * kept(x))
 
 
 def shift_half_as_wide(patch: Patch) -> None:
@@ -613,6 +617,22 @@ def certificates_for_all_that_is_right(patch: Patch) -> None:
 def box_half_as_wide(patch: Patch) -> None:
     around = Box.around
     patch.setattr(Box, "around", staticmethod(lambda x, eps: around(x, eps / 2)))
+
+
+def cure_that_was_never_taken(patch: Patch) -> None:
+    load = advnb.zoo.load
+    patch.setattr(advnb.zoo, "load", lambda name: load(name.replace("cured", "adversarial")))
+
+
+def cure_that_forgot_its_letters(patch: Patch) -> None:
+    load, new = advnb.zoo.load, advnb.models.CNN(1).eval()
+    patch.setattr(advnb.zoo, "load", lambda name: new if name.endswith("cured") else load(name))
+
+
+def contrast_that_counts_twice(patch: Patch) -> None:
+    right = advnb.blindspots.robust_limits
+    half = lambda split, ratios: right(split, [ratio / 2 for ratio in ratios])  # noqa: E731
+    patch.setattr(advnb.blindspots, "robust_limits", half)
 
 
 BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
@@ -814,7 +834,12 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "08_blindspots",
         transform_that_does_nothing,
-        ["background from 0.00 to 0.30", "makes the attack succeed", "within the stricter radius"],
+        [
+            "background from 0.00 to 0.30",
+            "makes the attack succeed",
+            "within the stricter radius",
+            "the darkest pixel tells",
+        ],
     ),
     (
         "08_blindspots",
@@ -824,7 +849,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "08_blindspots",
         both_names_one_model,
-        ["makes the attack succeed more often"],
+        ["makes the attack succeed more often", "in its own features hardly tells"],
     ),
     (
         "08_blindspots",
@@ -833,7 +858,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     ),
     (
         "08_blindspots",
-        transform_that_leaves_nothing_to_see,
+        transform_that_blackens_every_other_image,
         ["the transform alone changes accuracy by at most 3 points"],
     ),
     (
@@ -853,13 +878,28 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     ),
     (
         "09_certified_defences",
-        transform_that_leaves_nothing_to_see,
+        transform_that_blackens_every_other_image,
         ["every image certified at x is read correctly at x'"],
     ),
     (
         "09_certified_defences",
         transform_that_does_nothing,
         ["at most a fifth of the certificates is left", "the transform takes certificates away"],
+    ),
+    (
+        "10_closing_blindspots",
+        cure_that_was_never_taken,
+        ["the cure closes most of the last column"],
+    ),
+    (
+        "10_closing_blindspots",
+        cure_that_forgot_its_letters,
+        ["it costs at most 2 points of accuracy"],
+    ),
+    (
+        "10_closing_blindspots",
+        contrast_that_counts_twice,
+        ["at eps = alpha / 2 only the largest class can be held"],
     ),
 ]
 
