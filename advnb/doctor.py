@@ -68,6 +68,8 @@ def packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(f"{name} is not installed", f'pip install "{requirement}"')
             continue
+        except FileNotFoundError:  # how the backport importlib_metadata, once imported, says it
+            version = None
         if version is None:  # its metadata are gone
             mend = f'pip install --force-reinstall "{requirement}"'
             yield Finding(f"{name} is only half installed", mend)

@@ -641,10 +641,12 @@ def test_an_unrun_notebook_shows_its_pictures(
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     pictures = sum("image/png" in o.get("data", {}) for o in outputs)
     assert pictures >= 3
-    for _ in range(40):  # cells are drawn when they come near the window
-        page.page.mouse.move(700, 500)
-        page.page.mouse.wheel(0, 800)
+    page.page.mouse.move(700, 500)
+    for step in range(400):  # cells are drawn when they come near the window: down, up, down, ...
+        page.page.mouse.wheel(0, 800 if step % 100 < 50 else -800)
         page.page.wait_for_timeout(50)
+        if page.images() == pictures:
+            break
     assert page.images() == pictures
     assert not BROKEN.search(page.text())
     assert not page.errors

@@ -192,7 +192,7 @@ def entry(name: str) -> Entry:
     """The recipe of a model; ValueError with the nearest name for one that does not exist."""
     if not isinstance(name, str) or name not in ENTRIES:
         near = difflib.get_close_matches(str(name), ENTRIES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ENTRIES)}"
+        hint = f"did you mean {near[0]!r}?" if near else "zoo.ENTRIES lists them"
         raise ValueError(f"the zoo has no model {brief(name)}; {hint}")
     return ENTRIES[name]
 
