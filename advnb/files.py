@@ -21,7 +21,7 @@ from torch import Tensor
 from .checks import existing
 
 BLOCK = 64  # neighbouring weights that share a scale
-SMALL = 4096  # of fewer numbers, a first layer's say, nothing is to be lost: a gradient of 0 least
+SMALL = 16_384  # of fewer numbers, the first layers, nothing is to be lost: least of all a gradient
 SCALES = " scales"
 
 

@@ -25,6 +25,7 @@ from .figures import LiveFigure
 from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
 
 STEPS = 40
+LATE = 2  # seconds after which a page reports nothing more of a walk
 ARROWS = {-3: "◀◀◀", -2: "◀◀", -1: "◀", 0: "·", 1: "▶", 2: "▶▶", 3: "▶▶▶"}
 
 
@@ -67,7 +68,9 @@ class LatentPanel(Panel):
         self.controls = {"image": position, "eta": slider("eta", eta, 0.01, 1.0, 0.01)}
         for name, value, a, b in zip(self.names, self._codes[self._image].tolist(), low, high):
             self.controls[name] = slider(name, min(max(value, a), b), a, b, (b - a) / 200)
-        self._exact = {name: self.controls[name].value for name in self.names}
+        # what the sliders were given and a page may still report; the last is what holds
+        self._given = {name: [self.controls[name].value] for name in self.names}
+        self._moved = 0.0  # when a walk last moved them
         self._follower: int | None = None  # the thread that moves sliders after a walk,
         self._following = threading.RLock()  # and holds this while it does
         self._artist = LatentFigure(self.names, low, high)
@@ -88,12 +91,21 @@ class LatentPanel(Panel):
 
     @property
     def params(self) -> Params:
-        # a page rounds what it is given to a slider's step and reports that: no change of ours
         values = super().params
-        for name, exact in self._exact.items():
-            if abs(values[name] - exact) <= 0.501 * self.controls[name].step:
-                values[name] = round(exact, 6) + 0.0
+        for name, given in self._given.items():
+            if self._reported(name, values[name]) is not None:
+                values[name] = round(given[-1], 6) + 0.0
         return values
+
+    def _reported(self, name: str, value: float) -> int | None:
+        """Which of the values given to a slider a page reports, if any: it rounds them to the
+        slider's step and tells that, during a walk perhaps when the next one is already given."""
+        given, half = self._given[name], 0.501 * self.controls[name].step
+        late = time.monotonic() - self._moved > LATE
+        for at in range(len(given) - 1 if late else 0, len(given)):
+            if abs(value - given[at]) <= half:
+                return at
+        return None
 
     def submit(self, **params: Any) -> None:
         self.runner.stop()  # a walk must not move what is being set
@@ -114,17 +126,23 @@ class LatentPanel(Panel):
         """Back to the image's own code."""
         self.submit(**dict(zip(self.names, self._codes[self._image].tolist())))
 
-    def _put(self, code: Sequence[float]) -> None:
+    def _put(self, code: Sequence[float], walk: bool = False) -> None:
+        if walk:
+            self._moved = time.monotonic()
         for name, value in zip(self.names, code):
             control = self.controls[name]
-            self._exact[name] = min(max(value, control.min), control.max)
-            control.value = self._exact[name]
+            value = min(max(value, control.min), control.max)
+            self._given[name] = [*self._given[name], value] if walk else [value]
+            control.value = value
 
     def _changed(self, *change: Any) -> None:
         if self._follower == threading.get_ident():
             return
         with self._following:  # sliders on their way arrive first
-            pass
+            for name in self.names:
+                if change and change[0]["owner"] is self.controls[name]:
+                    # a page reports in order: the older ones are done with
+                    del self._given[name][: self._reported(name, change[0]["new"]) or 0]
         super()._changed(*change)
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
@@ -192,12 +210,12 @@ class LatentPanel(Panel):
             with self._following:
                 self._follower = threading.get_ident()  # the sliders follow and start nothing
                 try:
-                    self._put(frame.code)
+                    self._put(frame.code, walk=True)
                 finally:
                     self._follower = None
                 # what somebody moves meanwhile still differs from this, and is posted
                 kept = {name: frame.params[name] for name in ("image", "eta")}
-                self._posted = kept | {n: round(v, 6) + 0.0 for n, v in self._exact.items()}
+                self._posted = kept | {n: round(v[-1], 6) + 0.0 for n, v in self._given.items()}
 
     def _widths(self) -> list[float]:
         return [self.controls[name].max - self.controls[name].min for name in self.names]
