@@ -25,7 +25,7 @@ from .figures import LiveFigure
 from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
 
 STEPS = 40
-LATE = 2  # seconds after which a page reports nothing more of a walk
+LATE = 2  # seconds after which a page reports nothing more of what a slider was given before
 ARROWS = {-3: "◀◀◀", -2: "◀◀", -1: "◀", 0: "·", 1: "▶", 2: "▶▶", 3: "▶▶▶"}
 
 
@@ -68,9 +68,8 @@ class LatentPanel(Panel):
         self.controls = {"image": position, "eta": slider("eta", eta, 0.01, 1.0, 0.01)}
         for name, value, a, b in zip(self.names, self._codes[self._image].tolist(), low, high):
             self.controls[name] = slider(name, min(max(value, a), b), a, b, (b - a) / 200)
-        # what the sliders were given and a page may still report; the last is what holds
-        self._given = {name: [self.controls[name].value] for name in self.names}
-        self._moved = 0.0  # when a walk last moved them
+        # when and what the sliders were given that a page may still report; the last holds
+        self._given = {name: [(0.0, self.controls[name].value)] for name in self.names}
         self._follower: int | None = None  # the thread that moves sliders after a walk,
         self._following = threading.RLock()  # and holds this while it does
         self._artist = LatentFigure(self.names, low, high)
@@ -94,21 +93,24 @@ class LatentPanel(Panel):
         values = super().params
         for name, given in self._given.items():
             if self._reported(name, values[name]) is not None:
-                values[name] = round(given[-1], 6) + 0.0
+                values[name] = round(given[-1][1], 6) + 0.0
         return values
 
     def _reported(self, name: str, value: float) -> int | None:
         """Which of the values given to a slider a page reports, if any: it rounds them to the
-        slider's step and tells that, during a walk perhaps when the next one is already given."""
+        slider's step and tells that, perhaps when the next one is already given."""
         given, half = self._given[name], 0.501 * self.controls[name].step
-        late = time.monotonic() - self._moved > LATE
+        late = time.monotonic() - given[-1][0] > LATE
         for at in range(len(given) - 1 if late else 0, len(given)):
-            if abs(value - given[at]) <= half:
+            if abs(value - given[at][1]) <= half:
                 return at
         return None
 
     def submit(self, **params: Any) -> None:
         self.runner.stop()  # a walk must not move what is being set
+        with self._following:
+            for name in set(params).intersection(self.names):
+                self._give(name, params[name])
         super().submit(**params)
 
     def constrain(self) -> None:
@@ -126,14 +128,17 @@ class LatentPanel(Panel):
         """Back to the image's own code."""
         self.submit(**dict(zip(self.names, self._codes[self._image].tolist())))
 
-    def _put(self, code: Sequence[float], walk: bool = False) -> None:
-        if walk:
-            self._moved = time.monotonic()
+    def _put(self, code: Sequence[float]) -> None:
         for name, value in zip(self.names, code):
-            control = self.controls[name]
-            value = min(max(value, control.min), control.max)
-            self._given[name] = [*self._given[name], value] if walk else [value]
-            control.value = value
+            self.controls[name].value = self._give(name, value)
+
+    def _give(self, name: str, value: float) -> float:
+        """Note that a slider is being moved there; where it can go."""
+        now, control, given = time.monotonic(), self.controls[name], self._given[name]
+        value = min(max(value, control.min), control.max)
+        given = given if now - given[-1][0] < LATE else given[-1:]
+        self._given[name] = [*given, (now, value)]
+        return value
 
     def _changed(self, *change: Any) -> None:
         if self._follower == threading.get_ident():
@@ -210,12 +215,12 @@ class LatentPanel(Panel):
             with self._following:
                 self._follower = threading.get_ident()  # the sliders follow and start nothing
                 try:
-                    self._put(frame.code, walk=True)
+                    self._put(frame.code)
                 finally:
                     self._follower = None
                 # what somebody moves meanwhile still differs from this, and is posted
                 kept = {name: frame.params[name] for name in ("image", "eta")}
-                self._posted = kept | {n: round(v[-1], 6) + 0.0 for n, v in self._given.items()}
+                self._posted = kept | {n: round(v[-1][1], 6) + 0.0 for n, v in self._given.items()}
 
     def _widths(self) -> list[float]:
         return [self.controls[name].max - self.controls[name].min for name in self.names]
