@@ -38,7 +38,7 @@ PROFILES = {
     "smoke": Profile(
         "smoke", tested=500, attacked=60, restarts=2, table=60, panel=8, epochs=2,
         neighbours=2000, far=300, plane=150, searched=4, cells=4, grid=3, searches=4,
-        curve=(150,), seeds=1,
+        curve=(250,), seeds=1,
     ),
     "course": Profile(
         "course", tested=10_000, attacked=500, restarts=3, table=500, panel=64, epochs=20,

@@ -80,10 +80,10 @@ def words(output: nbformat.NotebookNode) -> str:
     return output.get("text", "") + "".join(v for k, v in data.items() if k.startswith("text/"))
 
 
-def committed(path: Path) -> list[str]:
-    """What the check cells of a notebook say on the page."""
+def committed(path: Path) -> dict[int, str]:
+    """What the check cells of a notebook say on the page, by the cells' numbers."""
     cells = (cell for cell in code(read(path)) if CHECK in cell.source)
-    return ["".join(words(output) for output in cell.outputs) for cell in cells]
+    return {cell.execution_count: "".join(map(words, cell.outputs)) for cell in cells}
 
 
 # how a notebook is built --------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_a_notebook_checks_at_least_three_claims(path: Path) -> None:
     for cell in cells:
         assert cell.source.startswith(CHECK), "visible: it is the first line"
         assert [output.get("name") for output in cell.outputs] == ["stdout"]
-    for text in committed(path):
+    for text in committed(path).values():
         assert text.strip()
         assert "DOES NOT HOLD" not in text
 
@@ -246,24 +246,22 @@ def needed(
     later one uses."""
     kept: list[nbformat.NotebookNode] = []
     wanted: set[str] = set()
-    all_checks = [cell for cell in cells if CHECK in cell.source]
-    chosen = [all_checks[number] for number in checks]
     for cell in reversed(cells):
         nodes = list(ast.walk(ast.parse(cell.source)))
         names = [node for node in nodes if isinstance(node, ast.Name)]
         made = {name.id for name in names if isinstance(name.ctx, ast.Store)}
         made |= {(n.asname or n.name).split(".")[0] for n in nodes if isinstance(n, ast.alias)}
         made |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-        if cell in chosen or made & wanted:
+        if cell.execution_count in checks or made & wanted:
             kept.insert(0, cell)
             wanted |= {name.id for name in names}
     return kept
 
 
-def run(cells: list[nbformat.NotebookNode]) -> list[str]:
-    """What the check cells say when these cells run here, from top to bottom."""
+def run(cells: list[nbformat.NotebookNode]) -> dict[int, str]:
+    """What the check cells say, by number, when these cells run here from top to bottom."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    texts = []
+    texts = {}
     for cell in cells:
         printed = io.StringIO()
         with (
@@ -273,7 +271,7 @@ def run(cells: list[nbformat.NotebookNode]) -> list[str]:
         ):
             exec(compile(cell.source, f"cell {cell.execution_count}", "exec"), names)
         if CHECK in cell.source:
-            texts.append(printed.getvalue())
+            texts[cell.execution_count] = printed.getvalue()
     return texts
 
 
@@ -286,7 +284,7 @@ def _nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cells_that_checks_stand_on_say_the_same(path: Path) -> None:
     """nbval runs every cell."""
     cells, texts = code(read(path)), committed(path)
-    assert run(needed(cells, range(len(texts)))) == texts
+    assert run(needed(cells, texts)) == texts
 
 
 @pytest.mark.parametrize("path", OFFLINE, ids=lambda path: path.stem)
@@ -345,7 +343,7 @@ def test_own_images_go_through_the_first_notebooks(
     path = FOLDER / f"{name}.ipynb"
     texts = run(code(read(path)))
     assert len(texts) == len(committed(path))
-    bounds = [text for text in texts if "eps" in text or "radius" in text]
+    bounds = [text for text in texts.values() if "eps" in text or "radius" in text]
     assert bounds
     assert not any("DOES NOT HOLD" in text for text in bounds)
 
@@ -918,14 +916,13 @@ def test_a_check_fails_where_it_should(
     told = [
         (number, line)
         for claim in claims
-        for number, text in enumerate(committed(path))
+        for number, text in committed(path).items()
         for line in text.splitlines()
         if claim in line
     ]
     assert len(told) == len(claims)
-    checks = sorted({number for number, _ in told})
     spoil(monkeypatch)
-    after = dict(zip(checks, run(needed(code(read(path)), checks)), strict=True))
+    after = run(needed(code(read(path)), [number for number, _ in told]))
     for number, line in told:
         lines = after[number].splitlines()
         assert line not in lines
@@ -936,6 +933,6 @@ def test_a_check_fails_where_it_should(
 @every
 def test_every_check_has_a_break(path: Path) -> None:
     claims = [claim for name, _, claims in BREAKS for claim in claims if name == path.stem]
-    for text in committed(path):
+    for text in committed(path).values():
         for line in text.splitlines():
             assert any(claim in line for claim in claims), f"nothing breaks {line!r}"
