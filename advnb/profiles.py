@@ -36,7 +36,7 @@ PRINTED = (250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 7500, 10_000, 15_
 
 PROFILES = {
     "smoke": Profile(
-        "smoke", tested=500, attacked=60, restarts=2, table=60, panel=8, epochs=2,
+        "smoke", tested=500, attacked=60, restarts=2, table=60, panel=12, epochs=2,
         neighbours=2000, far=300, plane=150, searched=4, cells=4, grid=3, searches=4,
         curve=(250,), seeds=1,
     ),

@@ -375,7 +375,7 @@ FILES: dict[str, Row] = {
         lambda *_: zoo.load("fonts-cnn-normale"), ValueError, "no model",
         f"did you mean '{LETTERS}'",
     ),
-    "a number for a zoo model": (lambda *_: zoo.load(3), ValueError, "no model 3", "there are|did"),
+    "a number for a zoo model": (lambda *_: zoo.load(3), ValueError, "no model 3", "lists|did"),
     "a list for a zoo model": (
         lambda *_: zoo.load([LETTERS]), ValueError, "no model|string",
         "there are|did you mean|must",

@@ -110,7 +110,8 @@ class LatentPanel(Panel):
         self.runner.stop()  # a walk must not move what is being set
         with self._following:
             for name in set(params).intersection(self.names):
-                self._give(name, params[name])
+                if isinstance(params[name], int | float):  # else it will be refused
+                    self._give(name, params[name])
         super().submit(**params)
 
     def constrain(self) -> None:
