@@ -24,7 +24,6 @@ from .stats import generator
 FOLDER = Path(__file__).parent / "zoo"
 STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of float32
 KINDS = ("flow", "vaegan")  # the first is the default
-BITS = {"flow": 16, "vaegan": 8}  # of a weight in a file: all that ships is to stay small
 SHIPPED = {"fonts": KINDS, "mnist": KINDS[:1], "fashion": KINDS[:1]}
 
 
@@ -84,7 +83,7 @@ class LearnedManifold:
             raise DamagedFileError(f"{path} holds no learned manifold: train it again") from None
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the weights, in the precision of the kind, and `about`. What is not needed after
+        """Write the weights, in 8 bits (`files.packed`), and `about`. What is not needed after
         training (the encoders' variances) stays behind."""
         states = [network.state_dict() for network in self._on(self.low)]
         tensors = {
@@ -92,11 +91,8 @@ class LearnedManifold:
             for name in states[0]
             if not name.startswith("spread.")
         }
-        if BITS[self.about["kind"]] == 8:
-            tensors = packed(tensors)
-        else:
-            tensors = {name: tensor.half() for name, tensor in tensors.items()}
-        return save_tensors(path, {**tensors, "low": self.low, "high": self.high}, **self.about)
+        tensors = {**packed(tensors), "low": self.low, "high": self.high}
+        return save_tensors(path, tensors, **self.about)
 
     @property
     def shared(self) -> bool:

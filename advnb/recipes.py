@@ -269,19 +269,21 @@ def wrm(
 
 def cured(
     attack: Attack, lowest: float = 0.7, *, relative: bool = False, searched: bool = False,
-    **settings: Any,
+    shifts: tuple[float, float] = (0.0, 1.0), **settings: Any,
 ) -> Recipe:  # fmt: skip
     """Adversarial training against the blind spot as well: half of every batch attacked as it is,
-    half scaled and shifted, alpha from `lowest` to 1 and beta whatever is valid, and attacked
-    there within the same radius, or within alpha times it if `relative`.
+    half scaled and shifted, alpha from `lowest` to 1 and beta from 0 to (1 - alpha) / 2, as in Z's
+    tables, and attacked there within the same radius, or within alpha times it if `relative`.
 
-    alpha and beta are drawn at random; with `searched` they are the attack's to choose. `attack`
-    is one on `Pixels` in L-infinity. (Z's conclusion asks for such training; the form is ours.)
+    alpha and beta are drawn at random; with `searched` they are the attack's to choose. `shifts`
+    is the range of beta over (1 - alpha) / 2: (-1, 1) for whatever is valid, where for eps above
+    alpha - 1/2 no pixel alone tells ink from paper any more (notebook 10). `attack` is one on
+    `Pixels` in L-infinity. (Z's conclusion asks for such training; the form is ours.)
     """
     pixels = getattr(attack, "set", None)
     if not isinstance(pixels, Pixels) or pixels.norm != "linf":
         raise ValueError(f"cured needs an Attack on Pixels in L-infinity; got {brief(attack)}")
-    tones = ScaleShift(pixels.eps, lowest, relative, searched)
+    tones = ScaleShift(pixels.eps, lowest, relative, searched, shifts)
     on_tones = replace(attack, set=tones, start="uniform")
     both = [adversarial(one, 1.0, **settings) for one in (attack, on_tones)]
     return combined(both)

@@ -59,23 +59,29 @@ class ToneRegion(Region):
 @dataclass(frozen=True)
 class ScaleShift:
     """Images alpha * x + beta + delta, pixels read in [-0.5, 0.5] (Z section 3.3): any alpha from
-    `lowest` to 1, any beta that is valid for it, any delta within `eps` in L-infinity, or within
-    alpha * eps if `relative`.
+    `lowest` to 1, any beta that is valid for it, from -(1 - alpha) / 2 to (1 - alpha) / 2 or the
+    part of this range that `shifts` leaves of (-1, 1), any delta within `eps` in L-infinity, or
+    within alpha * eps if `relative`.
 
-    A code is (eps (1 - alpha) / (1 - lowest), eps beta / ((1 - alpha) / 2), delta) [N, 2 + pixels]:
-    every number of it within eps of 0, so that a step means the same for all of them. A random
-    start draws the first two uniformly. With `searched` the attack moves them too, else they
-    stay as they were drawn.
+    A code is (eps (1 - alpha) / (1 - lowest), eps s, delta) [N, 2 + pixels], where s from -1 to 1
+    is the place of beta in its range: every number of it within eps of 0, so that a step means the
+    same for all of them. A random start draws the first two uniformly. With `searched` the attack
+    moves them too, else they stay as they were drawn.
     """
 
     eps: float
     lowest: float = 0.7
     relative: bool = False
     searched: bool = True
+    shifts: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         check_radius("eps", self.eps, "linf")
         number("lowest", self.lowest, "a number in (0, 1)", lambda v: 0 < v < 1)
+        if not isinstance(self.shifts, tuple) or len(self.shifts) != 2:
+            raise ValueError(f"shifts must be two numbers, the lower first; got {self.shifts!r}")
+        least = number("shifts", self.shifts[0], "numbers in [-1, 1]", lambda v: -1 <= v <= 1)
+        number("shifts", self.shifts[1], f"from {least:g} to 1", lambda v: least <= v <= 1)
 
     @property
     def norm(self) -> Norm:
@@ -93,7 +99,9 @@ class ScaleShift:
         """(alpha * x + beta [N, pixels], what a change of pixels is multiplied with: a number, or
         alpha [N, 1])."""
         alpha = 1 - (1 - self.lowest) / self.eps * code[:, :1]
-        toned = alpha * image + (1 - alpha) / 2 * (1 + code[:, 1:TONE] / self.eps)
+        low, high = self.shifts
+        shift = (low + high) / 2 + (high - low) / (2 * self.eps) * code[:, 1:TONE]
+        toned = alpha * image + (1 - alpha) / 2 * (1 + shift)
         return toned, alpha if self.relative else torch.ones_like(alpha)
 
     def decode(self, code: Tensor, split: Split) -> Tensor:

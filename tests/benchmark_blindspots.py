@@ -9,8 +9,9 @@ from advnb.stats import rank_correlation
 
 from .measured import line
 
-# (alpha, beta, whether within alpha * eps, bound on success) for the cured model of MNIST
-CURE = ((0.8, 0.1, False, 0.25), (0.8, 0.1, True, 0.08), (0.7, 0.15, True, 0.45))
+# (alpha, beta, whether within alpha * eps): the bound on the cured model's success on MNIST
+CURE = {(0.8, 0.1, False): 0.25, (0.8, 0.1, True): 0.08, (0.7, 0.15, True): 0.45}
+OTHERS = [(0.7, 0.15, False), (0.7, 0.0, False), (0.8, -0.1, False), (0.8, -0.1, True)]
 
 
 def tables() -> None:
@@ -38,20 +39,24 @@ def tables() -> None:
 
 
 def cure() -> None:
-    """The cured model of MNIST on 2,000 images: PGD-40 x 5."""
-    test = advnb.load("mnist").test(2000)
-    plain, cured = (zoo.load(f"mnist-cnn-{kind}") for kind in ("adversarial", "cured"))
-    everything = advnb.load("mnist").test()
-    before, after = (advnb.accuracy(model, everything).value for model in (plain, cured))
-    line("accuracy, uncured less cured", f"{before:.2%} - {after:.2%}", "<= 1 %",
-         before - after <= 0.01)  # fmt: skip
-    for alpha, beta, scaled, bound in CURE:
-        images = blindspots.shifted(test, alpha, beta)
-        attack = zoo.pgd(0.3 * (alpha if scaled else 1))
-        success = attack(cured, images).success_rate("images")
-        within = "alpha * eps" if scaled else "eps"
-        line(f"success at ({alpha:g}, {beta:g}) within {within}", f"{success}", f"<= {bound:.0%}",
-             success.value <= bound)  # fmt: skip
+    """The cured models of MNIST on 2,000 images, PGD-40 x 5; the bounds are for lighter shifts."""
+    data = advnb.load("mnist")
+    before = advnb.accuracy(zoo.load("mnist-cnn-adversarial"), data.test()).value
+    for name in ("mnist-cnn-cured", "mnist-cnn-cured-both"):
+        model, bounds = zoo.load(name), CURE if name.endswith("cured") else {}
+        after = advnb.accuracy(model, data.test()).value
+        line(f"{name}: accuracy, uncured less cured", f"{before:.2%} - {after:.2%}", "<= 1 %",
+             before - after <= 0.01)  # fmt: skip
+        for alpha, beta, scaled in (*CURE, *OTHERS):
+            images = blindspots.shifted(data.test(2000), alpha, beta)
+            attack = zoo.pgd(0.3 * (alpha if scaled else 1))
+            success = attack(model, images).success_rate("images")
+            told = f"success at ({alpha:g}, {beta:g}) within {'alpha * eps' if scaled else 'eps'}"
+            bound = bounds.get((alpha, beta, scaled))
+            if bound is None:
+                print(f"    {told}: {success}")
+            else:
+                line(told, f"{success}", f"<= {bound:.0%}", success.value <= bound)
 
 
 if __name__ == "__main__":

@@ -621,7 +621,7 @@ def box_half_as_wide(patch: Patch) -> None:
 
 def cure_that_was_never_taken(patch: Patch) -> None:
     load = advnb.zoo.load
-    patch.setattr(advnb.zoo, "load", lambda name: load(name.replace("cured", "adversarial")))
+    patch.setattr(advnb.zoo, "load", lambda name: load(re.sub("cured.*", "adversarial", name)))
 
 
 def cure_that_forgot_its_letters(patch: Patch) -> None:

@@ -905,10 +905,12 @@ def test_cured_trains_on_both_halves() -> None:
     assert min(alphas) > 0.4
     assert max(alphas) < 1.1
     assert np.std(alphas) > 0.08
-    assert recipes.cured(attack, 0.5, relative=True, searched=True) == recipes.combined(
-        [recipes.adversarial(replace(attack, set=s), 1.0)
-         for s in (Pixels(eps), ScaleShift(eps, 0.5, True, True))]
-    )  # fmt: skip
+    for shifts in ((0.0, 1.0), (-1.0, 1.0)):
+        sets = Pixels(eps), ScaleShift(eps, 0.5, True, True, shifts)
+        assert recipes.cured(
+            attack, 0.5, relative=True, searched=True, shifts=shifts
+        ) == recipes.combined([recipes.adversarial(replace(attack, set=s), 1.0) for s in sets])
+    assert recipes.cured(attack).parts[1].attack.set.shifts == (0.0, 1.0)  # as in Z's tables
 
 
 def test_bad_cures() -> None:

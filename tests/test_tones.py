@@ -28,23 +28,28 @@ def images(n: int = 6, dtype: torch.dtype = torch.float32) -> Split:
 def read(tones: ScaleShift, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """alpha, beta [N] and delta [N, pixels], by the docstring."""
     alpha = 1 - (1 - tones.lowest) * code[:, 0] / tones.eps
-    return alpha, code[:, 1] / tones.eps * (1 - alpha) / 2, code[:, 2:]
+    low, high = tones.shifts
+    place = (code[:, 1] / tones.eps + 1) / 2
+    return alpha, (low + place * (high - low)) * (1 - alpha) / 2, code[:, 2:]
 
 
 @settings(max_examples=60)
 @given(
     eps=st.floats(0.01, 0.6), lowest=st.floats(0.1, 0.95), relative=st.booleans(),
     start=st.sampled_from(["uniform", "ball", "noise", "gray", "zero"]), seed=st.integers(0, 50),
+    shifts=st.sampled_from([(-1.0, 1.0), (0.0, 1.0), (-0.5, 0.25), (1.0, 1.0)]),
 )  # fmt: skip
 def test_every_start_is_a_toned_image_within_the_radius(
-    eps: float, lowest: float, relative: bool, start: advnb.perturbations.Start, seed: int
-) -> None:
-    split, tones = images(dtype=torch.float64), ScaleShift(eps, lowest, relative)
+    eps: float, lowest: float, relative: bool, start: advnb.perturbations.Start, seed: int,
+    shifts: tuple[float, float],
+) -> None:  # fmt: skip
+    split, tones = images(dtype=torch.float64), ScaleShift(eps, lowest, relative, shifts=shifts)
     code = tones.region(split).start(start, generator(seed))
     alpha, beta, delta = read(tones, code)
     assert alpha.min() >= lowest - 1e-12
     assert alpha.max() <= 1
-    assert (beta.abs() <= (1 - alpha) / 2 + 1e-12).all()
+    assert (beta >= shifts[0] * (1 - alpha) / 2 - 1e-12).all()
+    assert (beta <= shifts[1] * (1 - alpha) / 2 + 1e-12).all()
     x = tones.decode(code, split)
     assert x.min() >= 0
     assert x.max() <= 1
@@ -134,6 +139,9 @@ def test_bad_input() -> None:
         (lambda: ScaleShift(0), "eps must be a positive"),
         (lambda: ScaleShift(0.1, 1.0), "lowest must be"),
         (lambda: ScaleShift(0.1, 0.0), "lowest must be"),
+        (lambda: ScaleShift(0.1, shifts=0.5), "shifts must be two numbers"),  # type: ignore
+        (lambda: ScaleShift(0.1, shifts=(-2.0, 1.0)), r"shifts must be numbers in \[-1, 1\]"),
+        (lambda: ScaleShift(0.1, shifts=(0.5, 0.2)), "shifts must be from 0.5 to 1"),
     ):
         with refused(words):
             make()

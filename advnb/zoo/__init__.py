@@ -39,6 +39,7 @@ from ..stats import rate
 from ..training import fit
 
 FOLDER = Path(__file__).parent
+BOTH = (-1.0, 1.0)  # darker and lighter shifts
 FIELDS = {"name", "network", "shape", "classes", "checksum"}  # what `load` needs of a card
 
 
@@ -67,10 +68,10 @@ def _madry(eps: float, peak: float, warmup: float) -> Recipe:
     )
 
 
-def _cured(eps: float, lowest: float, relative: bool = False, searched: bool = False) -> Recipe:
+def _cured(eps: float, lowest: float, shifts: tuple[float, float] = (0.0, 1.0)) -> Recipe:
     return cured(
-        _attack(eps), lowest, relative=relative, searched=searched, schedule=OneCycle(0.01),
-        warmup=2, betas=(0.9, 0.999), weight_decay=0.0,
+        _attack(eps), lowest, shifts=shifts, schedule=OneCycle(0.01), warmup=2, betas=(0.9, 0.999),
+        weight_decay=0.0,
     )  # fmt: skip
 
 
@@ -159,6 +160,15 @@ ENTRIES = {
         "fashion", "CNN", 60_000, _cured(0.1, 0.8), 12, pgd(0.1), 10_000, bits=8
     ),
     "fonts-cnn-cured": Entry("fonts", "CNN", 40_000, _cured(0.1, 0.8), 8, pgd(0.1), 2000, bits=8),
+    "mnist-cnn-cured-both": Entry(
+        "mnist", "CNN", 60_000, _cured(0.3, 0.7, BOTH), 12, pgd(0.3), 10_000, bits=8
+    ),
+    "fashion-cnn-cured-both": Entry(
+        "fashion", "CNN", 60_000, _cured(0.1, 0.8, BOTH), 12, pgd(0.1), 10_000, bits=8
+    ),
+    "fonts-cnn-cured-both": Entry(
+        "fonts", "CNN", 40_000, _cured(0.1, 0.8, BOTH), 8, pgd(0.1), 2000, bits=8
+    ),
     # the network of Z's tables 2 and 3: 6.5 MB
     "mnist-madry": Entry(
         "mnist", "MadryMNIST", 60_000, _paper(0.3), 20, pgd(0.3), 10_000, ships=False
