@@ -148,7 +148,6 @@ ENTRIES = {
         10_000,
         certify=2 / 255,
         bits=8,
-        ships=False,
     ),
     # 11 of the authors' 25 epochs
     "mnist-wrm": Entry("mnist", "WRM", 60_000, wrm(), 11, pgd(0.1), 2000, bits=8),
