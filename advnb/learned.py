@@ -24,7 +24,7 @@ from .stats import generator
 FOLDER = Path(__file__).parent / "zoo"
 STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of float32
 KINDS = ("flow", "vaegan")  # the first is the default
-SHIPPED = {"fonts": KINDS, "mnist": KINDS[:1], "fashion": KINDS[:1]}
+SHIPPED = dict.fromkeys(("fonts", "mnist", "fashion"), KINDS)
 
 
 class LearnedManifold:
@@ -51,7 +51,7 @@ class LearnedManifold:
     @classmethod
     def load(cls, data: Dataset | str, kind: str = KINDS[0]) -> LearnedManifold:
         """The manifold that ships for a data set: `kind` "flow" (a variational autoencoder with a
-        flow as prior) or, for FONTS, "vaegan" (S's). ValueError for a set that has none."""
+        flow as prior) or "vaegan" (S's). ValueError for a set that has none."""
         name = data.name if isinstance(data, Dataset) else data
         if not isinstance(name, str) or kind not in SHIPPED.get(name, ()):
             have = ", ".join(f"{n} ({', '.join(kinds)})" for n, kinds in SHIPPED.items())
