@@ -200,6 +200,7 @@ def browser() -> None:
         "pytest",
         "-q",
         "-s",
+        "-n0",  # a worker's prints would be lost
         "-k",
         "key_press or hovering",
         "tests/test_browser.py",
