@@ -109,16 +109,9 @@ class Attack:
             for step in search.run():
                 yield search.state(step, split)
 
-    def adversarial(self, model: nn.Module, split: Split) -> Tensor:
-        """Adversarial images [N, C, H, W] from one start, for training: no checks, no result."""
-        code = self._search(model, split, quiet=True).finish()[0]
-        return self.set.decode(code, split).to(split.dtype)
-
-    def _search(
-        self, model: nn.Module, split: Split, restart: int = 0, quiet: bool = False
-    ) -> Search:
-        stream = generator(self.seed, restart)
-        return Search(self, model, split.to(device_of(model)), stream, restart, quiet)
+    def _search(self, model: nn.Module, split: Split, restart: int) -> Search:
+        stream, home = generator(self.seed, restart), split.to(device_of(model))
+        return Search(self, model, home, stream, restart=restart, quiet=False)
 
 
 @dataclass(frozen=True)

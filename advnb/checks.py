@@ -54,3 +54,8 @@ def device(name: torch.device | str) -> torch.device:
             f"there is no device {brief(name)} here: it must be cpu, cuda or mps"
         ) from None
     return found
+
+
+def watched() -> bool:
+    """Whether values on a device can be looked at: not while a CUDA graph is being recorded."""
+    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from .checks import brief, number, whole
+from .checks import brief, number, watched, whole
 from .files import DamagedFileError, load_arrays, save_arrays
 from .projection import nearest
 from .stats import generator
@@ -175,6 +175,11 @@ class KnownManifold:
         """Images [N, 1, 28, 28] of latents z [N, 6], with the fonts and letters of `split`."""
         if z.shape != (len(split), len(LATENTS)):
             raise ValueError(f"z must be [{len(split)}, 6], one row an image; got {list(z.shape)}")
+        if watched():
+            self._check(z)
+        return transform(self.glyphs(split.font, split.y, like=z), z)
+
+    def _check(self, z: Tensor) -> None:
         low, high = (edge.to(z) for edge in self.bounds)
         outside = ~((z >= low - 1e-6) & (z <= high + 1e-6)).all(0)
         if outside.any():
@@ -183,7 +188,6 @@ class KnownManifold:
                 f"{name} in z lies outside the bounds of the {self.variant} manifold, "
                 f"{low[LATENTS.index(name)]:.4g} to {high[LATENTS.index(name)]:.4g}"
             )
-        return transform(self.glyphs(split.font, split.y, like=z), z)
 
     def project(
         self, x: Tensor, split: Any, *, starts: int = 4, radius: float = 0.3, seed: int = 0

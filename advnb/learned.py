@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoders import LATENTS, Autoencoder
-from .checks import brief, number, whole
+from .checks import brief, number, watched, whole
 from .data import Dataset
 from .files import DamagedFileError, load_tensors, packed, save_tensors
 from .projection import STAGES, nearest
@@ -129,7 +129,7 @@ class LearnedManifold:
             raise ValueError(
                 f"z must be floats [{len(split)}, {LATENTS}], one row an image; got {what}"
             )
-        if not ((z >= self._least.to(z)) & (z <= self._most.to(z))).all():
+        if watched() and not ((z >= self._least.to(z)) & (z <= self._most.to(z))).all():
             raise ValueError("z lies far outside the manifold's bounds: see manifold.bounds")
         return self._by_class(lambda net, z: net.decode(z), z, split.y)
 
@@ -215,6 +215,9 @@ class LearnedManifold:
         networks = self._on(rows)
         if self.shared:
             return run(networks[0], rows)
+        if not watched():  # how many rows a class has is not to be asked: all, and then a choice
+            every = torch.stack([run(network, rows) for network in networks])
+            return every[y, torch.arange(len(y), device=y.device)]
         order = y.argsort(stable=True)
         counts = torch.bincount(y, minlength=len(networks)).tolist()
         parts = zip(networks, rows[order].split(counts))
@@ -232,7 +235,7 @@ class LearnedManifold:
             )
         if split.shape != shape:
             raise ValueError(f"this manifold makes images {shape}; got {split.shape}")
-        if split.y.max() >= self.about["classes"]:
+        if watched() and split.y.max() >= self.about["classes"]:
             raise ValueError(
                 f"this manifold knows {self.about['classes']} classes; a label is {split.y.max()}"
             )

@@ -168,10 +168,8 @@ class CarliniWagner:
                 loss=partial(hinge, confidence=self.confidence), keep="smallest",
                 batch_size=self.batch_size,
             )  # fmt: skip
-            search = Search(attack, model, split, generator(self.seed, number, k), number, True)
-            if k:
-                search.code = moves.squash(best)
-                search.kept = search.code.clone()
+            search = Search(attack, model, split, generator(self.seed, number, k), restart=number)
+            search.begin(moves.squash(best) if k else None)
             code, fooled, at = search.finish()
             better = torch.where(fooled, search.size < smallest, smallest.isinf())
             best[better] = moves.value(code)[better]

@@ -27,6 +27,7 @@ from .networks import (
     WongKolter,
 )  # fmt: skip
 from .splits import Split
+from .stacks import Stack
 from .stats import Rate, rate
 
 __all__ = [
@@ -223,7 +224,9 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     [N, classes] or not finite, and where a label is out of range.
     """
     checked(model, split)
-    x = split[:n].x.to(device_of(model))
+    copies = model.networks if isinstance(model, Stack) else 1
+    rows = torch.arange(n * copies) % len(split) if copies > 1 else slice(n)
+    x = split[rows].x.to(device_of(model))
     with lent(model), torch.no_grad():
         try:
             output = model(x)
@@ -254,10 +257,13 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     return finite(output)
 
 
+NOT_FINITE = "the model returned NaN or infinity: check its weights"
+
+
 def finite(output: Tensor) -> Tensor:
     """The output itself; ValueError where it holds NaN or infinity."""
     if not output.detach().isfinite().all():
-        raise ValueError("the model returned NaN or infinity: check its weights")
+        raise ValueError(NOT_FINITE)
     return output
 
 

@@ -134,7 +134,7 @@ class Affine:
         origin = split.x.new_tensor(IDENTITY)
         if self.around == "zero":
             origin[SCALE] = high[SCALE] = low[SCALE]
-        return Region.around(origin.expand(len(split), -1), self.eta, self.norm, low, high)
+        return Region.around(origin.repeat(len(split), 1), self.eta, self.norm, low, high)
 
     def decode(self, code: Tensor, split: Split) -> Tensor:
         return transform(split.x, code)
@@ -201,9 +201,10 @@ class Region:
         high = torch.as_tensor(high, dtype=origin.dtype, device=origin.device)
         middle, half = (low + high) / 2, (high - low) / 2
         if norm == "linf":  # ball and range are one box: intersect them here, once
-            radius = torch.tensor(eps, dtype=origin.dtype, device=origin.device)
-            if radius.item() > eps:
-                radius = torch.nextafter(radius, torch.zeros_like(radius))
+            rounded = torch.tensor(eps, dtype=origin.dtype)
+            if rounded.item() > eps:
+                rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
+            radius = rounded.item()  # a plain number: nothing is sent to a device
             # origin - radius is off by at most half a step; a whole step inward is inside. An
             # origin too far outside the range (a code beyond its bounds) only comes as close as
             # the ball allows.
@@ -215,7 +216,8 @@ class Region:
             if ((origin < low) | (origin > high)).any():  # it may stay where it is, or come closer
                 low, high = torch.minimum(low, origin), torch.maximum(high, origin)
             step = torch.finfo(origin.dtype).eps
-            size = max(origin.abs().max().item() + eps, 1.0)
+            ends = [edge.abs().max().item() for edge in (origin, low, high)]
+            size = max(max(end for end in ends if end < math.inf) + eps, 1.0)
             eps = max(eps * (1 - 8 * step) - origin[0].numel() ** 0.5 * size * step / 4, 0.0)
         return Region(origin, low, high, middle, half, eps, norm)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .models import BATCH, finite, lent
+from .checks import watched
+from .models import BATCH, NOT_FINITE, lent
 from .passes import quickened
 from .perturbations import PerturbationSet, Region
 from .splits import Split
@@ -48,6 +50,10 @@ class Search:
     and `moments` belong to them, in that order. `kept`, `loss`, `first` and `fooled` cover the
     whole split. Fooled rows are marked in `left` at once and leave when a sixteenth of the batch
     is fooled: copying what stays costs more than a few wasted rows.
+
+    `streams` draw the start, one for all rows or each for its equal part of them. A search in
+    which nobody leaves (`keep` other than "first") asks its device for nothing on the way, so that
+    a CUDA graph can record it (see `recorded`).
     """
 
     def __init__(
@@ -55,36 +61,53 @@ class Search:
         attack: Attack,
         model: nn.Module,
         split: Split,
-        stream: torch.Generator,
-        restart: int,
-        quiet: bool,
+        *streams: torch.Generator,
+        restart: int = 0,
+        quiet: bool = True,
     ) -> None:
         self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
-        self.forward = quickened(model)
-        self.live = split
+        self.split = self.live = split
         self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
         self.region: Region = attack.set.region(split)
-        self.code = self.region.start(attack.start, stream)
-        self.seed = int(torch.randint(2**62, (1,), generator=stream))
-        self.kept = self.code.clone()
-        n, device = len(split), self.code.device
-        self.rows = torch.arange(n, device=device)
-        self.left = torch.ones(n, dtype=torch.bool, device=device)
-        self.loss = torch.full((n,), -math.inf, device=device)
-        self.first = torch.full((n,), -1, dtype=torch.int64, device=device)
-        self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
-        count = 2 if attack.optimizer == "adam" else 0
-        self.moments = [torch.zeros_like(self.code) for _ in range(count)]
+        each = len(split) // len(streams)
+        parts = [
+            self.region[slice(k * each, (k + 1) * each)].start(attack.start, stream)
+            for k, stream in enumerate(streams)
+        ]
+        self.start = torch.cat(parts) if len(parts) > 1 else parts[0]
+        self.seed = int(torch.randint(2**62, (1,), generator=streams[0]))
         self.score = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
-        self.size = torch.full((n,), math.inf, dtype=self.code.dtype, device=device)
+        self.leaving = attack.keep == "first"
         self.record = {
             "first": self._record_first,
             "strongest": self._record_strongest,
             "smallest": self._record_smallest,
         }[attack.keep]
 
+    def begin(self, code: Tensor | None = None) -> None:
+        """To step 0, at the start drawn or at `code`, with the model's weights as of now."""
+        self.forward = quickened(self.model)
+        self.code = (self.start if code is None else code).clone()
+        self.kept = self.code.clone()
+        n, device = len(self.live), self.code.device
+        self.rows = torch.arange(n, device=device)
+        self.left = torch.ones(n, dtype=torch.bool, device=device)
+        self.loss = torch.full((n,), -math.inf, device=device)
+        self.first = torch.full((n,), -1, dtype=torch.int64, device=device)
+        self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
+        count = 2 if self.attack.optimizer == "adam" else 0
+        self.moments = [torch.zeros_like(self.code) for _ in range(count)]
+        self.size = torch.full((n,), math.inf, dtype=self.code.dtype, device=device)
+        self.finite = torch.ones(2, dtype=torch.bool, device=device)  # outputs, losses
+
     def run(self) -> Iterator[int]:
-        """Yield 0, 1, ... `steps`, each after that iterate has been evaluated and recorded."""
+        """Yield 0, 1, ... `steps`, each after that iterate has been evaluated and recorded.
+
+        Whoever has not called `begin` begins at the start. While a graph records this, the model
+        is to be lent by who records.
+        """
+        if not hasattr(self, "code"):
+            self.begin()
         for step in range(self.attack.steps + 1):
             last = step == self.attack.steps
             chunks = [
@@ -92,23 +115,40 @@ class Search:
                 for start in range(0, len(self.rows), self.batch_size)
             ]
             # a randomised model is to draw other numbers in every step
-            with lent(self.model, self.seed + step), torch.set_grad_enabled(not last):
+            model = lent(self.model, self.seed + step) if watched() else nullcontext()
+            with model, torch.set_grad_enabled(not last):
                 gradients = [self._evaluate(step, chunk, not last) for chunk in chunks]
+            if watched() and (self.leaving or last or not self.quiet):
+                self.check()
             if step == 0 and not last and not self.quiet:
                 self._warn_if_flat(gradients)
             yield step
-            if not self.left.any():
+            if self.leaving and not self.left.any():
                 return
             if not last:
                 for chunk, gradient in zip(chunks, gradients):
                     self._update(step + 1, chunk, gradient)
-                self._drop()
+                if self.leaving:
+                    self._drop()
+
+    def check(self) -> None:
+        """ValueError where an output or a loss was NaN or infinite."""
+        outputs, losses = self.finite.tolist()
+        if not outputs:
+            raise ValueError(NOT_FINITE)
+        if not losses:
+            raise ValueError("the loss is NaN or infinite: check the loss function")
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Run to the end: (codes, whether each fools, its first fooling step), [N, ...]."""
         for _ in self.run():
             pass
         return self.current(), self.fooled, self.first
+
+    def images(self) -> Tensor:
+        """Run to the end: the images found, [N, C, H, W]."""
+        code, *_ = self.finish()
+        return self.attack.set.decode(code, self.split).to(self.split.dtype).detach()
 
     def current(self) -> Tensor:
         """Codes that the result would hold if the search ended here, [N, ...]."""
@@ -132,7 +172,7 @@ class Search:
         """
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
         images = self.attack.set.decode(code, part).to(part.dtype)  # codes may be of another type
-        output = finite(self.forward(images))
+        output = self.forward(images)
         losses = self.score(output, part.y)
         if not isinstance(losses, Tensor):
             raise ValueError(
@@ -144,8 +184,8 @@ class Search:
                 f"way back to the image; it returned {list(losses.shape)}"
             )
         losses = self.region[chunk].weighed(losses, code)
-        if not losses.isfinite().all():
-            raise ValueError("the loss is NaN or infinite: check the loss function")
+        if watched() or step == self.attack.steps:  # what is not finite stays so to the end
+            self.finite &= torch.stack([row.detach().isfinite().all() for row in (output, losses)])
         self.record(step, chunk, losses.detach().float(), output.detach().argmax(1) != part.y)
         return torch.autograd.grad(losses.sum(), code)[0] if differentiate else None
 
@@ -163,19 +203,19 @@ class Search:
     def _record_strongest(self, step: int, chunk: slice, losses: Tensor, fooled: Tensor) -> None:
         loss, first = self.loss[chunk], self.first[chunk]  # nobody leaves: rows are in order
         better = (first < 0) | (losses > loss)
-        loss[better] = losses[better]
-        self.kept[chunk][better] = self.code[chunk][better]
-        self.fooled[chunk][better] = fooled[better]
-        first[fooled & (first < 0)] = step
+        _put(better, losses, loss)
+        _put(better, self.code[chunk], self.kept[chunk])
+        _put(better, fooled, self.fooled[chunk])
+        first.masked_fill_(fooled & (first < 0), step)
 
     def _record_smallest(self, step: int, chunk: slice, losses: Tensor, fooled: Tensor) -> None:
         size = self.region[chunk].size(self.code[chunk])
         first = self.first[chunk]
         better = torch.where(fooled, size < self.size[chunk], first < 0)
-        self.loss[chunk][better] = losses[better]
-        self.kept[chunk][better] = self.code[chunk][better]
-        self.size[chunk][better & fooled] = size[better & fooled]
-        first[fooled & (first < 0)] = step
+        _put(better, losses, self.loss[chunk])
+        _put(better, self.code[chunk], self.kept[chunk])
+        _put(better & fooled, size, self.size[chunk])
+        first.masked_fill_(fooled & (first < 0), step)
         self.fooled[chunk] |= fooled
 
     def _update(self, t: int, chunk: slice, gradient: Tensor | None) -> None:
@@ -212,6 +252,11 @@ class Search:
                 AttackWarning,
                 stacklevel=4,
             )
+
+
+def _put(where: Tensor, new: Tensor, old: Tensor) -> None:
+    """Rows `where` [N] of `new` into `old`, without asking the device how many they are."""
+    torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old, out=old)
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,8 @@ def shrink(
             Moved(searched, box), steps=steps, lr=lr, optimizer="sign", start="zero",
             loss="margin", batch_size=settings.batch_size,
         )  # fmt: skip
-        search = Search(attack, model, split, stream, number, True)
-        search.code = box.project_(begin.clone())
-        search.kept = search.code.clone()
+        search = Search(attack, model, split, stream, restart=number)
+        search.begin(box.project_(begin.clone()))
         code, fooled, at = search.finish()
         # so close to the edge of a class rounding decides: the model itself has the last word
         images = split.with_x(decoded(searched, code, split))

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .attacks import Attack
 from .checks import brief, whole
 from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, full_precision, kept_random, probe, seed_device
 from .recipes import Part, Recipe
+from .recorded import Recorded
 from .splits import Split
+from .stacks import Stack
 from .stats import generator
 
 SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
@@ -32,7 +33,7 @@ def fit(
     recipe: Recipe,
     *,
     epochs: int = 20,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> nn.Module:
@@ -42,6 +43,10 @@ def fit(
     the front (S). Everything random is decided by (seed, step), so a run that was killed and
     started again with the same `checkpoint` file ends with the same weights, bit for bit, as
     one that was not. The file is written every epoch and every 30 seconds, and stays.
+
+    A `Stack` of S networks takes S seeds, and each network learns what it would alone with its
+    own: its batches, its starts. On an NVIDIA GPU the attacks' steps run as CUDA graphs
+    (`advnb.recorded`), where every step runs (`keep="strongest"`).
 
     Raises ValueError where split, model or checkpoint do not fit the run.
     """
@@ -56,6 +61,10 @@ def fit(
         if Path(checkpoint).is_dir() or not above.is_dir():
             what = "is a folder" if Path(checkpoint).is_dir() else "cannot be written"
             raise ValueError(f"checkpoint must name a file; {checkpoint} {what}")
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+    count = model.networks if isinstance(model, Stack) else 1
+    if len(seeds) != count:
+        raise ValueError(f"{count} networks need as many seeds; got {brief(seed)}")
     probe(model, split)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -72,7 +81,7 @@ def fit(
     run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, split.content(), told)
     start = run.resume()
     device = device_of(model)
-    pools = _pools(split, recipe)
+    pools, searches = _pools(split, recipe), _searches(model, recipe)
     numbers = range(len(recipe.parts))
     updates = [[k] for k in numbers] if recipe.apart else [list(numbers)]
     bar = tqdm(total=total, initial=start, unit="step", disable=not progress, desc="training")
@@ -83,38 +92,40 @@ def fit(
             for step in range(start, total):
                 epoch, number = divmod(step, batches)
                 if number == 0 or step == start:
-                    order = torch.randperm(len(split), generator=generator(seed, 0, epoch))
-                position = torch.arange(recipe.batch_size) + number * recipe.batch_size
-                batch = split[order[position % len(split)]]
-                seed_device(device, _draw(seed, 1, step))  # for dropout and its like
+                    orders = [
+                        torch.randperm(len(split), generator=generator(s, 0, epoch)) for s in seeds
+                    ]
+                seed_device(device, _draw(seeds[0], 1, step))  # for dropout and its like
                 now = epoch + number / batches
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.schedule(now, epochs)
                 growth = min(1.0, now / recipe.warmup) if recipe.warmup else 1.0
-                pieces = _pieces(batch, split, recipe, pools, (seed, 3, epoch), number)
+                pieces = _pieces(split, recipe, pools, orders, number, (seeds, epoch))
                 hits, losses = 0, []
                 for update in updates:
                     parts = [pieces[k].to(device) for k in update]
                     images = [
-                        _images(model, part, recipe.parts[k].attack, growth, seed, step, k)
+                        _images(
+                            model, part, searches[k], growth, [_draw(s, 2, step, k) for s in seeds]
+                        )
                         for k, part in zip(update, parts)
                     ]
                     model.train()
-                    outputs = _outputs(model, torch.cat(images)).split([len(p) for p in parts])
+                    outputs = _outputs(model, images, count)
                     means = [
                         _loss(recipe.parts[k], model, x, output, part.y, growth)
                         for k, x, output, part in zip(update, images, outputs, parts)
                     ]
-                    loss = torch.stack(means).mean()
+                    loss = torch.stack(means).mean() * count  # each network has a mean of its own
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
-                    losses.append(loss.item())
+                    losses.append(loss.item() / count)
                     hits += sum(int((o.argmax(1) == p.y).sum()) for o, p in zip(outputs, parts))
 
                 share = 1 / min(step - start + 1, 50)  # a running mean over about 50 steps
                 loss_mean += share * (sum(losses) / len(losses) - loss_mean)
-                hits_mean += share * (hits / recipe.batch_size - hits_mean)
+                hits_mean += share * (hits / (count * recipe.batch_size) - hits_mean)
                 told = f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}"
                 bar.set_postfix_str(told, refresh=False)
                 bar.update()
@@ -127,14 +138,17 @@ def fit(
     return model.eval()
 
 
-def _outputs(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits to learn from; ValueError where nothing can be learned."""
+def _outputs(model: nn.Module, images: list[Tensor], count: int) -> list[Tensor]:
+    """The logits of each part's images, to learn from: one pass for all of a network's parts.
+    ValueError where nothing can be learned."""
+    sizes = [len(x) // count for x in images]
+    x = torch.cat([x.unflatten(0, (count, -1)) for x in images], 1).flatten(0, 1)
     try:
         output = model(x)
     except ValueError as error:  # batch normalisation over a single row is one
         why = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"the model cannot train on batches of {len(x)} ({why}): make batch_size larger"
+            f"the model cannot train on batches of {sum(sizes)} ({why}): make batch_size larger"
         ) from None
     if not output.isfinite().all():
         raise ValueError(
@@ -142,7 +156,8 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
         )
     if not output.requires_grad:
         raise ValueError("the output is cut off from the weights: remove detach() or no_grad()")
-    return output
+    parts = output.unflatten(0, (count, -1)).split(sizes, 1)
+    return [part.flatten(0, 1) for part in parts]
 
 
 def _pools(split: Split, recipe: Recipe) -> list[Tensor | None]:
@@ -161,34 +176,44 @@ def _pools(split: Split, recipe: Recipe) -> list[Tensor | None]:
 
 
 def _pieces(
-    batch: Split,
     split: Split,
     recipe: Recipe,
     pools: list[Tensor | None],
-    key: tuple[int, ...],
+    orders: list[Tensor],
     number: int,
+    key: tuple[list[int], int],
 ) -> list[Split]:
-    """Batch `number` of an epoch part by part; a part with a pool has an order of its own."""
-    pieces, start = [], 0
+    """Batch `number` of an epoch part by part, the rows of each network's order after those of
+    another's; a part with a pool has an order of its own, from (seeds, epoch)."""
+    pieces, start = [], number * recipe.batch_size
+    seeds, epoch = key
     for k, (pool, count) in enumerate(zip(pools, recipe.counts())):
-        piece = batch[start : start + count]
+        of = [order[(torch.arange(count) + start) % len(order)] for order in orders]
         if pool is not None:
-            order = pool[torch.randperm(len(pool), generator=generator(*key, k))]
-            piece = split[order[(torch.arange(count) + number * count) % len(pool)]]
-        pieces.append(piece)
+            at = (torch.arange(count) + number * count) % len(pool)
+            streams = [generator(seed, 3, epoch, k) for seed in seeds]
+            of = [pool[torch.randperm(len(pool), generator=stream)][at] for stream in streams]
+        pieces.append(split[torch.cat(of)])
         start += count
     return pieces
 
 
+def _searches(model: nn.Module, recipe: Recipe) -> list[Recorded | None]:
+    """What attacks each part's images; None for clean ones."""
+    return [part.attack and Recorded(part.attack, model) for part in recipe.parts]
+
+
 def _images(
-    model: nn.Module, piece: Split, attack: Attack | None, growth: float, *key: int
+    model: nn.Module, piece: Split, search: Recorded | None, growth: float, seeds: list[int]
 ) -> Tensor:
     """A part's images, attacked where the recipe says so, the radius times `growth`."""
-    if attack is None or growth == 0:
+    if search is None or growth == 0:
         return piece.x
     model.eval()
-    attack = replace(attack, set=attack.set.scaled(growth), seed=_draw(key[0], 2, *key[1:]))
-    return attack.adversarial(model, piece).detach()
+    if growth < 1:  # another set in every step
+        attack = replace(search.attack, set=search.attack.set.scaled(growth))
+        search = Recorded(attack, model, able=False)
+    return search(piece, seeds)
 
 
 def _loss(

@@ -64,8 +64,9 @@ def test_numbers_of_a_search_are_the_networks_own() -> None:
     result = Attack(Pixels(0.1), steps=10)(model, split)
     wrong = advnb.models.logits(model, split.with_x(result.x[0])).argmax(1) != split.y
     assert torch.equal(wrong, result.success[0])
-    assert isinstance(Search(Attack(Pixels(0.1)), model, split, torch.Generator(), 0, True).forward,
-                      nn.Sequential)  # fmt: skip
+    search = Search(Attack(Pixels(0.1)), model, split, torch.Generator())
+    search.begin()
+    assert isinstance(search.forward, nn.Sequential)
 
 
 def test_every_search_sees_the_weights_as_they_are() -> None:

@@ -24,6 +24,7 @@ import advnb
 from advnb import Affine, Attack, OnManifold, Pixels, Split, fit, perturbations, recipes, training
 from advnb.perturbations import STARTS
 from advnb.recipes import Decay, OneCycle, Part, Recipe
+from advnb.recorded import Recorded
 from advnb.stats import generator
 from advnb.tones import ScaleShift
 from advnb.transport import InverseRoot, Smoothed
@@ -568,7 +569,7 @@ def test_noisy_is_the_sets_start(start: str) -> None:
     assert (attack.steps, attack.restarts, attack.start) == (0, 1, start)
     model, split = net().eval(), small()
     start_only = attack.set.region(split).start(start, generator(attack.seed, 0))
-    assert torch.equal(attack.adversarial(model, split), start_only)
+    assert torch.equal(Recorded(attack, model)(split, [attack.seed]), start_only)
 
 
 def test_bad_noisy() -> None:
