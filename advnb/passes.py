@@ -6,13 +6,12 @@ well; and the gradient of a first convolution by its few channels is a matrix pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, fold, pad
+from torch.nn.functional import conv2d, fold
 
 from .networks import Network, Sum
 
@@ -60,10 +59,6 @@ class Convolution(nn.Module):
         # faster where it was measured: on a CPU, for images of 1 or 3 channels
         few = layer.in_channels <= 3 and layer.groups == 1 and not isinstance(layer.padding, str)
         self.product = first and few and self.weight.device.type == "cpu"
-        # on a GPU, which else takes one group after another
-        plain = layer.dilation == (1, 1) and not isinstance(layer.padding, str)
-        self.batched = layer.groups > 1 and plain and self.weight.device.type == "cuda"
-        self._wide: Tensor | None = None
 
     def absorb(self, norm: Any) -> None:
         """Do what the batch normalisation after it does in eval mode, too."""
@@ -78,21 +73,10 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.product and x.requires_grad:
             return _Product.apply(x, self.weight, self.bias, self.shape)
-        if self.batched:
-            return self._by_group(x)
         shape = self.shape
         return conv2d(
             x, self.weight, self.bias, shape.stride, shape.padding, shape.dilation, shape.groups
         )
-
-    def _by_group(self, x: Tensor) -> Tensor:
-        """All groups in one product, an image's group a matrix of its own."""
-        groups, n = self.shape.groups, len(x)
-        if self._wide is None or len(self._wide) != groups * n:
-            weight = self.weight.flatten(1).unflatten(0, (groups, 1, -1))
-            self._wide = weight.expand(-1, n, -1, -1).flatten(0, 1)
-        made = _Patches.apply(x, self._wide, self.weight.shape[2:], self.shape)
-        return made if self.bias is None else made + self.bias[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -120,32 +104,3 @@ class _Product(torch.autograd.Function):
         kernel, shape = ctx.weight.shape[2:], ctx.shape
         there = fold(columns, ctx.size, kernel, shape.dilation, shape.padding, shape.stride)
         return there, None, None, None
-
-
-class _Patches(torch.autograd.Function):
-    """A convolution in groups, by patches: weights [groups * n, channels of a group, patch]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, kernel: Sequence[int], shape: Shape) -> Tensor:
-        ctx.weight, ctx.kernel, ctx.shape, ctx.size = weight, kernel, shape, x.shape
-        down, across = shape.padding
-        patches = pad(x, (across, across, down, down))
-        for dimension, (side, step) in enumerate(zip(kernel, shape.stride), 2):
-            patches = patches.unfold(dimension, side, step)
-        rows = patches.unflatten(1, (shape.groups, -1)).permute(1, 0, 2, 5, 6, 3, 4)
-        made = weight @ rows.flatten(5).flatten(2, 4).flatten(0, 1)
-        return _together(made, shape.groups).unflatten(2, patches.shape[2:4])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        shape, size = ctx.shape, ctx.size[2:]
-        rows = gradient.flatten(2).unflatten(1, (shape.groups, -1)).transpose(0, 1).flatten(0, 1)
-        columns = ctx.weight.mT @ rows
-        there = fold(columns, size, ctx.kernel, 1, shape.padding, shape.stride)
-        return _together(there, shape.groups), None, None, None
-
-
-def _together(rows: Tensor, groups: int) -> Tensor:
-    """[groups * n, channels, ...] to [n, groups * channels, ...]."""
-    return rows.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)

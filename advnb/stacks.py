@@ -30,8 +30,8 @@ class Stack(Network):
 
     def __init__(self, networks: Sequence[Network]) -> None:
         nn.Module.__init__(self)
-        networks = list(networks)
-        if not networks or not all(isinstance(network, Network) for network in networks):
+        listed = isinstance(networks, Sequence) and len(networks) > 0
+        if not listed or not all(isinstance(network, Network) for network in networks):
             raise ValueError(f"a Stack is made of networks of advnb.models; got {brief(networks)}")
         forms = {str(network) for network in networks}
         if len(forms) > 1:
@@ -66,16 +66,13 @@ def _stacked(modules: Sequence[nn.Module]) -> nn.Module:
         return Sum(_stacked(branches), _stacked(shortcuts))
     if type(first) in ALIKE:
         return first
-    made: nn.Module
-    if type(first) is nn.Conv2d and first.groups == 1 and first.padding_mode == "zeros":
-        made = nn.Conv2d(
-            first.in_channels * count, first.out_channels * count, first.kernel_size,
-            first.stride, first.padding, first.dilation, count, first.bias is not None,
-        )  # fmt: skip
-    elif isinstance(first, nn.BatchNorm1d | nn.BatchNorm2d):
-        made = copy.deepcopy(first)
+    made: nn.Module = copy.deepcopy(first)
+    if isinstance(made, nn.Conv2d) and made.groups == 1 and made.padding_mode == "zeros":
+        made.in_channels, made.out_channels = made.in_channels * count, made.out_channels * count
+        made.groups = count
+    elif isinstance(made, nn.BatchNorm1d | nn.BatchNorm2d):
         made.num_features *= count
-    elif type(first) is nn.Linear:
+    elif isinstance(first, nn.Linear):
         made = GroupedLinear(first.in_features, first.out_features, count, first.bias is not None)
     else:
         raise ValueError(f"networks with a {type(first).__name__} cannot be stacked: train each")

@@ -200,7 +200,7 @@ def _pieces(
 
 def _searches(model: nn.Module, recipe: Recipe) -> list[Recorded | None]:
     """What attacks each part's images; None for clean ones."""
-    return [part.attack and Recorded(part.attack, model) for part in recipe.parts]
+    return [Recorded(part.attack, model) if part.attack else None for part in recipe.parts]
 
 
 def _images(

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 import advnb
-from advnb import Attack, Pixels
+from advnb import Affine, Attack, OnManifold, Pixels
+from advnb.manifolds import LearnedManifold
 from advnb.models import CNN, MadryCIFAR, ResNet13, full_precision, kept_random, logits, seed_device
+from advnb.recorded import Recorded
+from advnb.stacks import Stack
 
 FOUND = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
 
@@ -79,6 +82,36 @@ def test_training(fonts: advnb.Dataset, device: torch.device) -> None:
     start = torch.nn.utils.parameters_to_vector(CNN(0).parameters())
     off = (here - there).norm() / (here - start).norm()
     assert off <= (1e-4 if exact == torch.float64 else 0.2)
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("set", ["pixels", "l2", "codes", "affine", "learned"])
+def test_recorded_searches(
+    fonts: advnb.Dataset, device: torch.device, set: str, networks: int
+) -> None:
+    """A graph, recorded at the first batch, gives what a search gives, batch after batch, against
+    the weights as they are."""
+    if device.type != "cuda":
+        pytest.skip("graphs are CUDA's")
+    split = fonts.train(90).to(device)
+    split = split.with_x(split.x.double())
+    split.z = split.z.double()
+    sets = {
+        "pixels": Pixels(0.3), "l2": Pixels(1.5, "l2"), "affine": Affine(0.3),
+        "codes": OnManifold(fonts.manifold, 0.3),
+        "learned": OnManifold(LearnedManifold.load("fonts"), 0.3),
+    }  # fmt: skip
+    model: torch.nn.Module = Stack([CNN(s).to(device, torch.float64) for s in range(networks)])
+    model, attack = model.eval(), Attack(sets[set], steps=10, keep="strongest")
+    recorded, plain = Recorded(attack, model), Recorded(attack, model, able=False)
+    for number in range(3):
+        part, seeds = split[number * 30 : (number + 1) * 30], [number, 7, 8][:networks]
+        # the ten decoders are summed in another order
+        assert close(recorded(part, seeds), plain(part, seeds), 1e-6 if set == "learned" else 1e-9)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+    assert recorded.able
 
 
 def test_products_are_of_full_precision(device: torch.device) -> None:
