@@ -160,10 +160,10 @@ def _distances(args: argparse.Namespace) -> int:
 
 
 def _fonts_build(args: argparse.Namespace) -> None:
-    from . import fonts
+    from . import fonts, glyphs
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it reports every odd table
-    faces = fonts.build(args.folder, args.out or fonts.ATLAS, args.seed)
+    faces = glyphs.build(args.folder, args.out or fonts.ATLAS, args.seed)
     print(f"{len(faces):,} usable faces; the first {fonts.N_FONTS:,} are FONTS, the rest unseen")
     if len(faces) < fonts.N_FONTS:
         raise ValueError(f"FONTS needs {fonts.N_FONTS:,} faces: name more folders")

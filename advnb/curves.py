@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,88 +21,19 @@ from .checks import brief, existing, whole
 from .data import Dataset, cache_folder, load
 from .files import DamagedFileError, load_tensors, save_tensors
 from .fonts import unseen_faces
-from .learned import SHIPPED, LearnedManifold
+from .learned import SHIPPED
 from .minimal import CarliniWagner
 from .models import NETWORKS, Network, accuracy
-from .perturbations import Affine, Norm, OnManifold, PerturbationSet, Pixels, manifold_of
 from .profiles import Profile
-from .recipes import Recipe, adversarial, augmented, combined, noisy, normal
 from .splits import Split
 from .stacks import Stack
 from .stats import Rate
+from .strategies import ATTACKS, BASE, LIMIT, RECIPES, SOURCE, searched
 from .sweeps import key, pool, shipped, sweep
 from .training import fit
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Make = Callable[[Dataset], Recipe]
-Keep = Literal["first", "strongest"]
-
-EPS = ETA = 0.3  # S's radii in L-infinity: of pixels, and of codes and transforms
-EPS_L2 = 1.5  # of pixels in L2; that of codes stays the same
-LIMIT = 2.0  # S trains and counts on a learned manifold where all numbers of a code are this small
-SOURCE = 10_000, 1000  # images and seed of the normal model whose examples are transferred
-
-
-@lru_cache(maxsize=4)
-def _manifold(name: str) -> LearnedManifold:
-    return LearnedManifold.load(name)
-
-
-# what the attacks search; on a learned manifold, that which ships
-SETS: dict[str, Callable[[Dataset, Norm], PerturbationSet]] = {
-    "regular": lambda data, norm: Pixels(EPS if norm == "linf" else EPS_L2, norm),
-    "on-true": lambda data, norm: OnManifold(manifold_of(data.train(1)), ETA, norm),
-    "on-learned": lambda data, norm: OnManifold(_manifold(data.name), ETA, norm),
-    "transformation": lambda data, norm: Affine(ETA, norm),
-}
-
-
-def searched(data: Dataset, name: str) -> PerturbationSet:
-    """The set of a strategy or attack by its name: L2 where that says "l2" or "cw"."""
-    base, _, form = name.rpartition("-") if name.endswith(("-l2", "-cw")) else (name, "", "")
-    return SETS[base](data, "l2" if form else "linf")
-
-
-def _against(name: str, fraction: float = 0.5, keep: Keep = "strongest") -> Make:
-    """Adversarial training against a set."""
-    within = LIMIT if name.startswith("on-learned") else None
-    return lambda data: adversarial(
-        Attack(searched(data, name)), fraction, keep=keep, within=within
-    )
-
-
-def _both(*names: str) -> Make:
-    return lambda data: combined([_against(name)(data) for name in names])
-
-
-# S's strategies and what is to be held against them, each by a name
-RECIPES: dict[str, Make] = {
-    "normal": lambda data: normal(),
-    "augmented": lambda data: augmented(form="printed"),
-    "augmented-plain": lambda data: augmented(),
-    **{name: _against(name) for name in SETS},
-    **{f"{name}-l2": _against(f"{name}-l2") for name in ("regular", "on-true", "on-learned")},
-    "regular-full": _against("regular", 1.0),
-    "regular-weak": _against("regular", keep="first"),
-    "regular+on-true": _both("regular", "on-true"),
-    "regular+on-learned": _both("regular", "on-learned"),
-    "regular+transformation": _both("regular", "transformation"),
-    "random-pixels": lambda data: noisy(searched(data, "regular")),
-    "random-code": lambda data: noisy(searched(data, "on-true")),
-}
-
-# What is measured: the error on test images, or an attack's success on them; "-l2" and "-cw" are
-# S's L2 attacks, "-transfer" those found for another model, and "-unseen" is measured on faces
-# that FONTS does not have.
-BASE = ["error", *SETS]
-ATTACKS = [
-    *BASE,
-    *(f"{name}-{form}" for name in ("regular", "on-true", "on-learned") for form in ("l2", "cw")),
-    *(f"{name}-transfer" for name in SETS),
-    *(f"{name}-unseen" for name in ("error", "regular", "on-true")),
-]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from advnb import (
     downloads,
     files,
     fonts,
+    glyphs,
     recipes,
     stats,
     vaegan,
@@ -252,7 +253,7 @@ def faces(*names: str, **options: object) -> Act:
         (here / "faces").mkdir()
         for name in names:
             (here / "faces" / name).write_text("no face")
-        return fonts.build([here / "faces"], here / "atlas.npz")
+        return glyphs.build([here / "faces"], here / "atlas.npz")
 
     return act
 
@@ -487,7 +488,7 @@ FILES: dict[str, Row] = {
     ),
     # the fonts
     "no folder of fonts": (
-        lambda here, _: fonts.build([here / "fonts"], here / "atlas.npz"), ValueError,
+        lambda here, _: glyphs.build([here / "fonts"], here / "atlas.npz"), ValueError,
         "no .ttf, .otf or .ttc file in", "name|give|folder",
     ),
     "an empty folder of fonts": (faces(), ValueError, "no .ttf, .otf or .ttc file", "name|give"),
@@ -496,11 +497,12 @@ FILES: dict[str, Row] = {
         faces("a.ttf", "b.ttc"), ValueError, "no usable face among 2", "name|give|must",
     ),
     "a word for the folders": (
-        lambda here, _: fonts.build("zz", here / "atlas.npz"), ValueError, "'zz'", "must be a list",
+        lambda here, _: glyphs.build("zz", here / "atlas.npz"), ValueError, "'zz'",
+        "must be a list",
     ),
     "a negative seed for an atlas": (
-        lambda here, _: fonts.build([a_face(here)], here / "atlas.npz", -1), ValueError, "seed.*-1",
-        "must be a whole number",
+        lambda here, _: glyphs.build([a_face(here)], here / "atlas.npz", -1), ValueError,
+        "seed.*-1", "must be a whole number",
     ),
     # settings
     "an unknown profile": (

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 import advnb
-from advnb import Affine, Attack, OnManifold, Pixels, curves, files, fit, sweeps
+from advnb import Affine, Attack, OnManifold, Pixels, curves, files, fit, strategies, sweeps
 from advnb.curves import Cell, Measure
 from advnb.fonts import RANGES, read_atlas, transform
 from advnb.learned import FOLDER, SHIPPED, LearnedManifold
@@ -78,15 +78,15 @@ def own(path: Path, seed: int = 0, side: int = 12) -> str:
 @pytest.mark.parametrize("field", ["model", "recipe", "attack"])
 @pytest.mark.parametrize("wrong", ["", "Normal", "on-manifold", "x\ny" * 99, None, 3, ["CNN"]])
 def test_cells_refuse_unknown_names(field: str, wrong: object) -> None:
-    there = {"model": NETWORKS, "recipe": curves.RECIPES, "attack": curves.ATTACKS}[field]
+    there = {"model": NETWORKS, "recipe": strategies.RECIPES, "attack": strategies.ATTACKS}[field]
     with refused(f"^{field} must be one of {re.escape(', '.join(there))}; got "):
         replace(TINY, **{field: wrong})
 
 
 def test_every_name_is_a_cell() -> None:
     for model in NETWORKS:
-        for recipe in curves.RECIPES:
-            for attack in curves.ATTACKS:
+        for recipe in strategies.RECIPES:
+            for attack in strategies.ATTACKS:
                 replace(TINY, model=model, recipe=recipe, attack=attack)
 
 
@@ -95,7 +95,7 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
     them, or a quarter for each of two."""
     pixels, true = Pixels(0.3), OnManifold(fonts.manifold, 0.3)
     manifold = LearnedManifold.load("fonts")
-    made = {name: recipe(fonts) for name, recipe in curves.RECIPES.items()}
+    made = {name: recipe(fonts) for name, recipe in strategies.RECIPES.items()}
     full, strong = {"steps": 40, "lr": 0.005, "optimizer": "adam"}, {"keep": "strongest"}
     regular, on_true = (Attack(set_, **full, **strong) for set_ in (pixels, true))
     regular_l2 = Attack(Pixels(1.5, "l2"), **full, **strong)
@@ -136,7 +136,7 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
     assert [name for name, recipe in made.items() if recipe.apart] == ["augmented"]
 
 
-@pytest.mark.parametrize("recipe", curves.RECIPES)
+@pytest.mark.parametrize("recipe", strategies.RECIPES)
 def test_every_recipe_trains(recipe: str) -> None:
     cell = replace(TINY, recipe=recipe, images=40)
     rate = Measure()(cell)
@@ -157,7 +157,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     return 300, 5
 
 
-@pytest.mark.parametrize("attack", curves.ATTACKS)
+@pytest.mark.parametrize("attack", strategies.ATTACKS)
 def test_every_attack_measures(attack: str, source: tuple[int, int]) -> None:
     # of a transfer the images count that both models get right
     images = 60 if attack.endswith("-transfer") else 20
@@ -190,10 +190,10 @@ def test_real_data(name: str) -> None:
     data = real(name)
     for recipe in ("on-true", "regular+on-true", "random-code"):
         with refused("no known manifold"):
-            curves.RECIPES[recipe](data)
+            strategies.RECIPES[recipe](data)
     with refused("no known manifold"):
-        curves.searched(data, "on-true")
-    assert curves.RECIPES["on-learned"](data).counts() == [50, 50]
+        strategies.searched(data, "on-true")
+    assert strategies.RECIPES["on-learned"](data).counts() == [50, 50]
     rate = Measure()(Cell(name, "CNN", "normal", 300, 0, "on-learned", 20, 1, 2))
     assert 0 <= rate.low <= rate.value <= rate.high <= 1
 
@@ -469,7 +469,7 @@ def models_apart(cells: list[Cell], folder: Path) -> list[tuple]:
 
 
 def test_cells_of_one_size_share_a_process(tmp_path: Path) -> None:
-    cells = [replace(TINY, attack=a, images=20, seed=s) for a in curves.ATTACKS for s in (0, 1)]
+    cells = [replace(TINY, attack=a, images=20, seed=s) for a in strategies.ATTACKS for s in (0, 1)]
     models = models_apart(cells, tmp_path)
     assert len(models) == len(set(models)) == 2
 
@@ -705,8 +705,8 @@ def test_no_figure_is_left_unnamed() -> None:
 def test_the_main_curves_are_what_a_sweep_measures() -> None:
     """Points of a sweep can be laid over the printed ones, name by name."""
     table = curves.printed()
-    assert set(table.recipe) == set(curves.FIGURE) <= set(curves.RECIPES)
-    assert set(table.attack) == set(curves.MEASURED) <= set(curves.ATTACKS)
+    assert set(table.recipe) == set(curves.FIGURE) <= set(strategies.RECIPES)
+    assert set(table.attack) == set(curves.MEASURED) <= set(strategies.ATTACKS)
     assert set(table[table.data != "emnist"].n) == set(PRINTED)
     assert set(table[table.data == "emnist"].n) == {100, *PRINTED}
     for attack in ("error", "regular", "on-learned"):
@@ -742,21 +742,21 @@ def test_grid_is_every_combination() -> None:
 @pytest.mark.parametrize("profile", [None, PROFILES["paper"]], ids=["none", "paper"])
 def test_paper_sizes(profile: advnb.Profile | None) -> None:
     """S: 1,000 regular and 2,500 on-manifold images, five starts each in L-infinity, 20 epochs."""
-    cells = curves.grid("fonts", ["normal"], [250], [0], curves.ATTACKS, profile=profile)
+    cells = curves.grid("fonts", ["normal"], [250], [0], strategies.ATTACKS, profile=profile)
     images = {"error": 40_000, "regular": 1000, "on-true": 2500, "on-learned": 2500}
     images["transformation"] = 1000
     for cell in cells:
         name = re.sub("-(l2|cw|transfer|unseen)$", "", cell.attack)
         single = name == "error" or cell.attack.endswith(("-l2", "-cw"))
         assert (cell.images, cell.restarts) == (images[name], 1 if single else 5), cell
-    assert [c.attack for c in cells] == curves.ATTACKS
+    assert [c.attack for c in cells] == strategies.ATTACKS
     assert {c.epochs for c in cells} == {20}
 
 
 @pytest.mark.parametrize("name", ["smoke", "course"])
 def test_sizes_of_smaller_profiles(name: str) -> None:
     profile = PROFILES[name]
-    for cell in curves.grid("fonts", ["normal"], [250], [0], curves.ATTACKS, profile=profile):
+    for cell in curves.grid("fonts", ["normal"], [250], [0], strategies.ATTACKS, profile=profile):
         error = cell.attack in ("error", "error-unseen")
         single = error or cell.attack.endswith(("-l2", "-cw"))
         assert cell.images == (10_000 if error else profile.attacked)
@@ -847,10 +847,10 @@ PINNED = (1, "3eedd4ed4029389ffe70a805f84aba17b96c0ba434ebef666134cdcf48fb7201")
 
 
 def meaning(data: advnb.Dataset) -> str:
-    made = {name: recipe(data) for name, recipe in curves.RECIPES.items()}
+    made = {name: recipe(data) for name, recipe in strategies.RECIPES.items()}
     sets = {
-        name: curves.searched(data, name)
-        for name in curves.ATTACKS
+        name: strategies.searched(data, name)
+        for name in strategies.ATTACKS
         if not name.startswith("error") and not name.endswith(("-transfer", "-unseen"))
     }
     printed = CarliniWagner.printed(sets["regular-cw"])

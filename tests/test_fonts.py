@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import advnb
-from advnb import fonts
+from advnb import fonts, glyphs
 from advnb.fonts import transform
 
 from .conftest import ROOT, refused
@@ -264,7 +264,7 @@ def test_build_an_atlas(folder: Path, tmp_path: Path) -> None:
 
 def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        fonts.build([folder], tmp_path / f"{name}.npz", seed)
+        glyphs.build([folder], tmp_path / f"{name}.npz", seed)
     a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
     assert a == b
     with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "c.npz") as other:
@@ -276,11 +276,11 @@ def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> No
 def test_no_usable_face(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with refused("no .ttf, .otf or .ttc file"):
-        fonts.build([tmp_path / "empty"], tmp_path / "a.npz")
+        glyphs.build([tmp_path / "empty"], tmp_path / "a.npz")
     (tmp_path / "symbols").mkdir()
     shutil.copy(folder / "STIXSizOneSymReg.ttf", tmp_path / "symbols")
     with refused("usable|face"):
-        fonts.build([tmp_path / "symbols"], tmp_path / "a.npz")
+        glyphs.build([tmp_path / "symbols"], tmp_path / "a.npz")
     assert not (tmp_path / "a.npz").exists()
 
 
