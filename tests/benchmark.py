@@ -4,10 +4,10 @@ Parts: attack (our search against a bare loop, and peers where they are installe
 the local files), doctor (its time), kills (20 SIGKILLs of a training), start (notebook 00 whole),
 browser (a key press on a slider, a hover), fonts (test error of normal training), manifold (attacks
 on latents, distances), learned (manifolds that are learned), zoo (the shipped robust models under
-attack), curves and sweeps (S's figures 5 to 7), carlini and smallest (minimum-norm attacks against
-other toolkits'), neighbours and distances (distance to the training set), certificates, maps (the
-landscape of blind spots), search (the smallest harmless change). Without an argument, all; with
-names, those.
+attack), curves, sweeps and stacks (S's figures 5 to 7), carlini and smallest (minimum-norm attacks
+against other toolkits'), neighbours and distances (distance to the training set), certificates,
+maps (the landscape of blind spots), search (the smallest harmless change). Without an argument,
+all; with names, those.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from advnb import Attack, Pixels, Split
 
 from .benchmark_blindspots import cure, tables
 from .benchmark_certify import certificates
-from .benchmark_curves import carlini, curves, sweeps
+from .benchmark_curves import carlini, curves, stacks, sweeps
 from .benchmark_distances import distances, neighbours
 from .benchmark_landscape import maps
 from .benchmark_minimal import smallest
@@ -433,7 +433,7 @@ def _sticking_out(name: str) -> None:
 
 ALL = (
     attack, carlini, smallest, data, doctor, kills, start, browser, fonts, manifold, learned, zoo,
-    curves, sweeps, neighbours, distances, certificates, maps, search, tables, cure,
+    curves, sweeps, stacks, neighbours, distances, certificates, maps, search, tables, cure,
 )  # fmt: skip
 PARTS = {part.__name__: part for part in ALL}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -10,14 +11,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 import advnb
+from advnb import Attack, fit
 from advnb.curves import FIGURE, Cell, Measure, grid, printed
+from advnb.models import CNN, full_precision
+from advnb.recorded import Recorded
+from advnb.stacks import Stack
 from advnb.stats import correlation, slope
+from advnb.strategies import RECIPES, searched
 from advnb.sweeps import key, pool, sweep
 
 from .measured import line
@@ -174,3 +181,48 @@ def sweeps() -> None:
         same = pd.read_csv(f"{whole}.csv").equals(pd.read_csv(f"{killed}.csv"))
         line("20 kills: finished cells lost or changed", f"{lost}", "0", lost == 0)
         line("    the table at the end", "the same" if same else "ANOTHER", "the same", same)
+
+
+def stacks() -> None:
+    """Five networks as one: their mean error against five alone, and on a GPU an inner step."""
+    data, seeds = advnb.load("fonts"), list(range(5))
+    test = data.test(10_000)
+    for recipe, n in (("normal", 500), ("on-true", 250)):
+        split, how = data.train(n), RECIPES[recipe](data)
+        alone = [fit(CNN(s), split, how, seed=s, progress=False) for s in seeds]
+        stack = fit(Stack([CNN(s) for s in seeds]), split, how, seed=seeds, progress=False)
+        errors = [
+            torch.tensor([1 - advnb.accuracy(model, test).value for model in models])
+            for models in (alone, stack.unstack())
+        ]
+        apart = (errors[0].mean() - errors[1].mean()).abs().item()
+        scale = (sum(e.var() for e in errors) / len(seeds)).sqrt().item()
+        told = f"{errors[0].mean():.3f}, {errors[1].mean():.3f}: {apart / scale:.2f}"
+        line(f"FONTS, {recipe}, {n}: mean errors alone, stacked: apart, in errors of it", told,
+             "< 2", apart < 2 * scale)  # fmt: skip
+    if torch.cuda.is_available():
+        _on_gpu(data)
+
+
+def _on_gpu(data: advnb.Dataset) -> None:
+    print(f"{torch.cuda.get_device_name()}, a step of the attack, 50 images a network")
+    train = data.train(500).to("cuda")
+    for name in ("regular", "on-true", "transformation", "on-learned"):
+        attack = Attack(searched(data, name), keep="strongest")
+        for count in (1, 5):
+            networks = [CNN(s).cuda() for s in range(count)]
+            model = Stack(networks).eval()
+            rows, found = train[: 50 * count], {}
+            for able in (True, False):
+                run = partial(Recorded(attack, model, able), rows, range(count))
+                with full_precision(torch.device("cuda")):
+                    run()
+                    torch.cuda.synchronize()
+                    began = time.perf_counter()
+                    run()
+                    torch.cuda.synchronize()
+                found[able] = (time.perf_counter() - began) / (attack.steps + 1) * 1e6
+            told = f"{found[True]:.0f} us, {found[False]:.0f} us"
+            bound = 200 if (name, count) == ("on-true", 5) else math.inf
+            line(f"    {name}, {count}: recorded, as it comes", told,
+                 "<= 200 us" if bound < math.inf else "-", found[True] <= bound)  # fmt: skip
