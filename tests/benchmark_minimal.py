@@ -63,13 +63,29 @@ def _peers(model: nn.Module, part: advnb.Split) -> dict[str, Callable[[], Tensor
     runs: dict[str, Callable[[], Tensor]] = {}
     try:
         import foolbox
-        from foolbox.attacks import LinfDeepFoolAttack, LInfFMNAttack
+        from foolbox.attacks import (
+            LinfDeepFoolAttack,
+            LInfFMNAttack,
+            LinfinityBrendelBethgeAttack,
+        )
 
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
         for attack in (LinfDeepFoolAttack(steps=50), LInfFMNAttack(steps=1000)):
             runs[f"foolbox, {type(attack).__name__}"] = lambda attack=attack: attack(
                 wrapped, part.x, part.y, epsilons=None
             )[1]
+
+        def boundary() -> Tensor:
+            """Along the boundary, from what PGD finds within 0.6."""
+            start = advnb.zoo.pgd(0.6)(model, part)
+            fooled, x = start.success.any(0), part.x.clone()
+            begin = start.x[start.success.int().argmax(0), torch.arange(len(part))][fooled]
+            x[fooled] = LinfinityBrendelBethgeAttack(steps=100)(
+                wrapped, x[fooled], part.y[fooled], starting_points=begin, epsilons=None
+            )[1]
+            return x
+
+        runs["foolbox, Brendel and Bethge, 100 steps"] = boundary
     except ImportError:
         print("    foolbox is not installed")
     try:
