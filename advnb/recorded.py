@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attacks import Attack
-from .models import device_of, lent
+from .models import Network, device_of, lent
 from .search import Search
 from .splits import Split
 from .stats import generator
@@ -23,14 +23,15 @@ class Recorded:
     whose weights change in place.
 
     On a GPU the search is recorded for the first batch of a size and replayed for those after it,
-    where it can be: every step runs (`keep` is not "first") and neither set, loss nor model asks
-    the device for a value. Otherwise, and on a CPU, each batch is searched as it comes. The
-    numbers are the same.
+    where it can be: every step runs (`keep` is not "first"), the model is a `Network` (another may
+    draw numbers), and neither set nor loss asks the device for a value. Otherwise, and on a CPU,
+    each batch is searched as it comes. The numbers are the same.
     """
 
     def __init__(self, attack: Attack, model: nn.Module, able: bool = True) -> None:
         self.attack, self.model = attack, model
-        self.able = able and device_of(model).type == "cuda" and attack.keep != "first"
+        on_gpu = isinstance(model, Network) and device_of(model).type == "cuda"
+        self.able = able and on_gpu and attack.keep != "first"
         self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], Search, Tensor]] = {}
 
     def __call__(self, split: Split, seeds: Sequence[int]) -> Tensor:

@@ -152,7 +152,7 @@ class Search:
 
     def current(self) -> Tensor:
         """Codes that the result would hold if the search ended here, [N, ...]."""
-        if self.attack.keep != "first":
+        if not self.leaving:
             return self.kept.clone()
         kept = self.kept.clone()
         kept[self.rows[self.left]] = self.code[self.left]
