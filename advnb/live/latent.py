@@ -244,6 +244,7 @@ class LatentFigure(LiveFigure):
 
     def __init__(self, names: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
         super().__init__(11, 3.4)
+        self.short: list[str] = []  # the names on the axis
         self.names, self.low, self.width = names, np.array(low), np.array(high) - np.array(low)
 
     def draw(
@@ -267,7 +268,9 @@ class LatentFigure(LiveFigure):
         for bar, value in zip(self.bars, probabilities.tolist()):
             bar.set_height(value)
         short = [caption(name, True)["text"] for name in classes]
-        self.chart.set_xticklabels(short, rotation=90 if max(map(len, short)) > 3 else 0)
+        if short != self.short:
+            self.short, self.still = short, None
+            self.chart.set_xticklabels(short, rotation=90 if max(map(len, short)) > 3 else 0)
         a, b = ((edge.numpy() - self.low) / self.width for edge in (own - eta, own + eta))
         here = (code.numpy() - self.low) / self.width
         pull = strengths(slopes.tolist(), self.width.tolist())
@@ -284,6 +287,7 @@ class LatentFigure(LiveFigure):
     def lay_out(self, size: tuple[int, ...]) -> None:
         _, h, w, k = size
         self.images = []
+        self.short = []
         for i, title in enumerate(self.TITLES):
             axes = self.figure.add_axes((0.005 + 0.15 * i, 0.2, 0.14, 0.62))
             axes.set_axis_off()
@@ -310,3 +314,6 @@ class LatentFigure(LiveFigure):
         tracks.set_title("code; arrows: the loss grows", fontsize=11)
         for axes in (self.chart, tracks):
             axes.spines[["top", "right"]].set_visible(False)
+        self.moving = [
+            *self.images, self.guess, *self.bars, *self.bands, self.marks, self.dots, self.pull,
+        ]  # fmt: skip
