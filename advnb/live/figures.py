@@ -127,6 +127,10 @@ class BlindspotFigure(LiveFigure):
         chart.set_xticklabels(("0 %", "100 %"), fontsize=9)
         chart.set_title("◆ printed in the paper", fontsize=9)
         chart.spines[["top", "right"]].set_visible(False)
+        texts = [text for row in self.guesses for text in row]
+        self.moving = [
+            self.image, *texts, *self.bars, *self.intervals, self.marks, *self.names,
+        ]  # fmt: skip
 
 
 class AttackFigure(LiveFigure):
