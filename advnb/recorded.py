@@ -6,12 +6,14 @@ times longer than the computing. A graph launches all of them at once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .attacks import Attack
+from .checks import brief
 from .models import Network, device_of, lent
 from .search import Search
 from .splits import Split
@@ -51,8 +53,9 @@ class Recorded:
             with lent(self.model), torch.cuda.graph(graph):
                 search.begin()
                 found = search.images()
-        except RuntimeError:  # something on the way looks at a value
-            self.able = False
+        except RuntimeError as error:  # something on the way looks at a value
+            self.able, why = False, brief(str(error))
+            warnings.warn(f"no CUDA graph of this attack ({why}): it runs slower", stacklevel=3)
         else:
             self._graphs[key] = graph, inputs, search, found
         return images
