@@ -96,7 +96,10 @@ def test_smallest_of_all_iterates(
     assert torch.equal(first.success, result.success)
     assert torch.equal(first.first_success_step, result.first_success_step)
     size = norms(first.found[0] - origin, norm)
-    assert (norms(result.found[0] - origin, norm) <= size)[hits.any(0)].all()
+    smaller = (
+        norms(result.found[0] - origin, norm) <= size + 1e-12
+    )  # both may lie on the ball's edge
+    assert smaller[hits.any(0)].all()
     assert 5 < hits.any(0).sum() < 25 or kind == "codes"
 
 

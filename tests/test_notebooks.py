@@ -239,22 +239,106 @@ def test_the_bar_names_the_neighbours_and_the_contents() -> None:
 # what its checks say ------------------------------------------------------------------------------
 
 
+class Names(ast.NodeVisitor):
+    """What a cell makes, and what it takes from the cells above it."""
+
+    def __init__(self, source: str) -> None:
+        self.made: set[str] = set()
+        self.taken: set[str] = set()
+        self.visit(ast.parse(source))
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self.made.add(node.id)
+        elif node.id not in self.made:
+            self.taken.add(node.id)
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.made.add((node.asname or node.name).split(".")[0])
+
+    def in_order(self, *nodes: ast.AST | list | None) -> None:
+        """What is read comes before what is written, as it runs."""
+        for node in nodes:
+            for part in node if isinstance(node, list) else [node]:
+                if part is not None:
+                    self.visit(part)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.in_order(node.value, node.targets)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name) and node.target.id not in self.made:
+            self.taken.add(node.target.id)
+        self.in_order(node.value, node.target)
+
+    def visit_For(self, node: ast.For) -> None:
+        self.in_order(node.iter, node.target, node.body, node.orelse)
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        self.in_order(node.iter, node.target, node.ifs)
+
+    def local(self, *nodes: ast.AST | list) -> None:
+        """Names that are made in here are gone afterwards."""
+        made = self.made.copy()
+        self.in_order(*nodes)
+        self.made = made
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> None:
+        self.local(node.generators, node.elt)
+
+    visit_SetComp = visit_GeneratorExp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> None:
+        self.local(node.generators, node.key, node.value)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self.local(node.args, node.body)
+
+    def visit_arg(self, node: ast.arg) -> None:
+        self.made.add(node.arg)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.made.add(node.name)
+        self.local(node.args, node.decorator_list, node.body)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.made.add(node.name)
+        self.local(node.bases, node.decorator_list, node.body)
+
+
+@pytest.mark.parametrize(
+    ("source", "made", "taken"),
+    [
+        ("import a.b as c, d.e", "c d", ""),
+        ("x = f(x)", "x", "f x"),
+        ("x = 1; y = x", "x y", ""),
+        ("x += y", "x", "x y"),
+        ("for k, v in k.items(): print(k, v, w)", "k v", "k print w"),
+        ("[k for k in j if k]; k", "", "j k"),
+        ("{k: v for k, v in d.items()}; f = lambda z: z + q", "f", "d q"),
+        ("def f(a, b=c):\n    d = a\n    return d + e", "f", "c e"),
+        ("class A(B):\n    x = 1", "A", "B"),
+        ("x[0] = y; z.w = 1", "", "x y z"),
+    ],
+)
+def test_what_a_cell_makes_and_takes(source: str, made: str, taken: str) -> None:
+    names = Names(source)
+    assert names.made == set(made.split())
+    assert names.taken == set(taken.split())
+
+
 def needed(
     cells: list[nbformat.NotebookNode], checks: Collection[int]
 ) -> list[nbformat.NotebookNode]:
-    """Check cells, by their numbers, and what they stand on: cells that define a name which a
-    later one uses."""
+    """Check cells, by their numbers, and what they stand on: the nearest cells above that make
+    the names they take."""
     kept: list[nbformat.NotebookNode] = []
     wanted: set[str] = set()
     for cell in reversed(cells):
-        nodes = list(ast.walk(ast.parse(cell.source)))
-        names = [node for node in nodes if isinstance(node, ast.Name)]
-        made = {name.id for name in names if isinstance(name.ctx, ast.Store)}
-        made |= {(n.asname or n.name).split(".")[0] for n in nodes if isinstance(n, ast.alias)}
-        made |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-        if cell.execution_count in checks or made & wanted:
+        names = Names(cell.source)
+        if cell.execution_count in checks or names.made & wanted:
             kept.insert(0, cell)
-            wanted |= {name.id for name in names}
+            wanted = (wanted - names.made) | names.taken
     return kept
 
 

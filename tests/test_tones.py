@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -101,25 +100,24 @@ def test_the_search_keeps_the_tone_unless_told(trained: advnb.models.CNN) -> Non
     assert 0 <= free.x.min() <= free.x.max() <= 1
 
 
-def test_a_search_over_tones_beats_a_grid_of_them(trained: advnb.models.CNN) -> None:
+def test_a_search_over_tones_finds_what_a_grid_of_them_does() -> None:
     """Without a change of pixels to speak of: the loss found is about the grid's largest."""
+    model = advnb.zoo.load("fonts-cnn-normal")
     split, tones = advnb.load("fonts").test(30), ScaleShift(1e-6, 0.6)
-    best = torch.full((30,), -math.inf)
-    for alpha in torch.linspace(0.6, 1, 9).tolist():
-        for part in torch.linspace(-1, 1, 9).tolist():
-            x = scale_shift(split.x, alpha, part * (1 - alpha) / 2)
-            output = advnb.models.logits(trained, split.with_x(x))
-            losses = torch.nn.functional.cross_entropy(output, split.y, reduction="none")
-            best = torch.maximum(best, losses)
-    attack = Attack(tones, steps=30, lr=1e-7, optimizer="sign", keep="strongest", start="zero")
-    found = attack(trained, split)
-    output = advnb.models.logits(trained, split.with_x(found.x[0]))
-    losses = torch.nn.functional.cross_entropy(output, split.y, reduction="none")
-    start = torch.nn.functional.cross_entropy(
-        advnb.models.logits(trained, split), split.y, reduction="none"
-    )
-    gained = (losses - start).mean() / (best - start).mean()
-    assert gained > 0.6
+    attack = Attack(tones, steps=30, lr=1e-7, optimizer="sign", keep="strongest", start="uniform")
+
+    def losses(x: Tensor) -> Tensor:
+        output = advnb.models.logits(model, split.with_x(x))
+        return torch.nn.functional.cross_entropy(output, split.y, reduction="none")
+
+    grid = [
+        losses(scale_shift(split.x, alpha, part * (1 - alpha) / 2))
+        for alpha in torch.linspace(0.6, 1, 9).tolist()
+        for part in torch.linspace(-1, 1, 9).tolist()
+    ]
+    found = torch.stack([losses(x) for x in replace(attack, restarts=4)(model, split).x]).amax(0)
+    gained, most = found - losses(split.x), torch.stack(grid).amax(0) - losses(split.x)
+    assert gained.mean() >= 0.95 * most.mean()
 
 
 def test_scaled_and_rows() -> None:
