@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoders import LATENTS, Autoencoder
+from .autoencoders import LATENTS, Autoencoder, Decoders
 from .checks import brief, number, watched, whole
 from .data import Dataset
 from .files import DamagedFileError, load_tensors, packed, save_tensors
@@ -24,6 +24,7 @@ from .stats import generator
 FOLDER = Path(__file__).parent / "zoo"
 STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of float32
 KINDS = ("flow", "vaegan")  # the first is the default
+FEW = 500  # codes that are decoded with all classes side by side; more, class after class
 SHIPPED = dict.fromkeys(("fonts", "mnist", "fashion"), KINDS)
 
 
@@ -47,6 +48,7 @@ class LearnedManifold:
         self._networks: dict[tuple[torch.device, torch.dtype], list[Autoencoder]] = {
             (torch.device("cpu"), torch.float32): home
         }
+        self._decoders: dict[tuple[torch.device, torch.dtype], Decoders] = {}
 
     @classmethod
     def load(cls, data: Dataset | str, kind: str = KINDS[0]) -> LearnedManifold:
@@ -131,7 +133,7 @@ class LearnedManifold:
             )
         if watched() and not ((z >= self._least.to(z)) & (z <= self._most.to(z))).all():
             raise ValueError("z lies far outside the manifold's bounds: see manifold.bounds")
-        return self._by_class(lambda net, z: net.decode(z), z, split.y)
+        return self._decode(z, split.y)
 
     def reconstruct(self, split: Split) -> Split:
         """decode(encode(split)) with the labels of `split`."""
@@ -151,7 +153,7 @@ class LearnedManifold:
         z = torch.empty(len(split), LATENTS)
         nn.init.trunc_normal_(z, a=-limit, b=limit, generator=generator(seed))
         with torch.no_grad():
-            return split.with_x(self._by_class(lambda net, z: net.decode(z), z, split.y))
+            return split.with_x(self._decode(z, split.y))
 
     def interpolate(self, first: Split, last: Split, steps: int = 7) -> Tensor:
         """Images [N, steps, C, H, W] on the straight lines between the codes of two splits, whose
@@ -183,7 +185,7 @@ class LearnedManifold:
         def linearise(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             many = (z[:, None] + moves).flatten(0, 1)
             y = split.y[rows].repeat_interleave(len(moves))
-            images = self._by_class(lambda net, z: net.decode(z), many, y)
+            images = self._decode(many, y)
             image, up, down = images.unflatten(0, (len(z), -1)).split([1, LATENTS, LATENTS], 1)
             return image[:, 0], (up - down) / (2 * STEP)
 
@@ -215,14 +217,36 @@ class LearnedManifold:
         networks = self._on(rows)
         if self.shared:
             return run(networks[0], rows)
-        if not watched():  # how many rows a class has is not to be asked: all, and then a choice
-            every = torch.stack([run(network, rows) for network in networks])
-            return every[y, torch.arange(len(y), device=y.device)]
         order = y.argsort(stable=True)
         counts = torch.bincount(y, minlength=len(networks)).tolist()
         parts = zip(networks, rows[order].split(counts))
         found = torch.cat([run(network, part) for network, part in parts if len(part)])
         return found[order.argsort()]
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """The images of codes, each by the model of its class. A few codes of many classes cost
+        more in calls than in arithmetic: they are decoded side by side, as many of each class as
+        there are of the most frequent one."""
+        classes, at = len(self._on(z)), torch.arange(len(y), device=y.device)
+        if not self.shared and not watched():
+            # how many rows a class has is not to be asked: all, and then a choice
+            return self._together(z)(z[:, None].expand(-1, classes, -1))[at, y]
+        counts = torch.bincount(y, minlength=classes)
+        most = int(counts.max())
+        if self.shared or len(z) > FEW or most * classes > 3 * len(z):
+            return self._by_class(lambda net, part: net.decode(part), z, y)
+        order = y.argsort(stable=True)
+        rank = torch.empty_like(y)
+        rank[order] = at - (counts.cumsum(0) - counts)[y[order]]
+        padded = z.new_zeros(most, classes, LATENTS).index_put((rank, y), z)
+        return self._together(z)(padded)[rank, y]
+
+    def _together(self, like: Tensor) -> Decoders:
+        """The classes' decoders as one, on the device and in the type of `like`."""
+        key = (like.device, like.dtype)
+        if key not in self._decoders:
+            self._decoders[key] = Decoders(self._on(like)).requires_grad_(False).eval()
+        return self._decoders[key]
 
     def _check(self, split: Split) -> None:
         if not isinstance(split, Split):

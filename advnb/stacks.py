@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from .checks import brief
 from .networks import Network, Sum
 
-ALIKE = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)
+ALIKE = (
+    nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
+    nn.Identity,
+)  # fmt: skip
 
 
 class Stack(Network):
@@ -39,8 +42,8 @@ class Stack(Network):
         self.networks = len(networks)
         self.shape, self.classes = networks[0].shape, networks[0].classes
         self._alone = tuple(networks)  # not modules of this one
-        body = _stacked([network.body for network in networks])
-        head = _stacked([network.head for network in networks])
+        body = stacked([network.body for network in networks])
+        head = stacked([network.head for network in networks])
         self.body = nn.Sequential(Together(self.networks), body)
         self.head = nn.Sequential(head, Apart(self.networks))
         self.to(next(networks[0].parameters()))
@@ -56,18 +59,25 @@ class Stack(Network):
         return [network.eval() for network in self._alone]
 
 
-def _stacked(modules: Sequence[nn.Module]) -> nn.Module:
+def stacked(modules: Sequence[nn.Module]) -> nn.Module:
     """One module that does to each group of channels what its own module would."""
     first, count = modules[0], len(modules)
     if isinstance(first, nn.Sequential):
-        return nn.Sequential(*(_stacked(layers) for layers in zip(*modules)))
+        return nn.Sequential(*(stacked(layers) for layers in zip(*modules)))
     if isinstance(first, Sum):
         branches, shortcuts = zip(*((m.branch, m.shortcut) for m in modules if isinstance(m, Sum)))
-        return Sum(_stacked(branches), _stacked(shortcuts))
+        return Sum(stacked(branches), stacked(shortcuts))
     if type(first) in ALIKE:
         return first
+    if isinstance(first, nn.Unflatten):
+        channels, *size = first.unflattened_size
+        return nn.Unflatten(first.dim, (count * channels, *size))
     made: nn.Module = copy.deepcopy(first)
-    if isinstance(made, nn.Conv2d) and made.groups == 1 and made.padding_mode == "zeros":
+    if (
+        isinstance(made, nn.Conv2d | nn.ConvTranspose2d)
+        and made.groups == 1
+        and made.padding_mode == "zeros"
+    ):
         made.in_channels, made.out_channels = made.in_channels * count, made.out_channels * count
         made.groups = count
     elif isinstance(made, nn.BatchNorm1d | nn.BatchNorm2d):

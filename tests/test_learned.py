@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 import advnb
-from advnb import Attack, Dataset, OnManifold, Pixels, Split, quality, training, vaegan
+from advnb import Attack, Dataset, OnManifold, Pixels, Split, learned, quality, training, vaegan
 from advnb.__main__ import main
 from advnb.attribution import _centred, _middle, _poses, to_letter
 from advnb.autoencoders import LATENTS, Autoencoder, Discriminator, Flow
@@ -332,6 +332,31 @@ def test_every_row_is_decoded_by_its_class(shared: bool) -> None:
     assert torch.equal(manifold.encode(other), codes) == shared
     assert manifold.shared == shared
     assert manifold.low.dtype == torch.float32
+
+
+@pytest.mark.parametrize("couplings", [0, 2])
+@pytest.mark.parametrize("way", ["side by side", "class after class", "recorded"])
+@pytest.mark.parametrize("labels", [[0, 1, 2] * 3, [2, 0, 2, 2, 2, 1], [1] * 5], ids=str)
+def test_every_way_to_decode_is_the_networks_own(
+    way: str, labels: list[int], couplings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form: dict = {"shape": SHAPE, "width": 3, "kernel": 4, "couplings": couplings}
+    nets = [lively(Autoencoder(normalised=False, **form), k) for k in range(3)]
+    edge = torch.full((LATENTS,), 9.0)
+    about = {"kind": "flow", "title": "made", "classes": 3, "shape": list(SHAPE), "shared": False}
+    manifold = LearnedManifold(nets, -edge, edge, about)
+    monkeypatch.setattr(learned, "watched", lambda: way != "recorded")
+    monkeypatch.setattr(learned, "FEW", 0 if way == "class after class" else 500)
+    y, z = torch.tensor(labels), normal(len(labels), LATENTS).requires_grad_()
+    weights = normal(len(labels), *SHAPE, seed=1)
+    images = manifold.decode(z, Split(weights.clamp(0, 1), y))
+    (slope,) = torch.autograd.grad((images * weights).sum(), z)
+    for i, label in enumerate(labels):
+        code = z[i : i + 1].detach().requires_grad_()
+        image = copy.deepcopy(nets[label]).double().decode(code)
+        (expected,) = torch.autograd.grad((image * weights[i]).sum(), code)
+        assert torch.allclose(images[i : i + 1], image, rtol=0, atol=1e-12)
+        assert torch.allclose(slope[i : i + 1], expected, rtol=0, atol=1e-11)
 
 
 def test_in_double_precision() -> None:
