@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument("--workers", type=int, default=1, help="processes side by side")
     curves.add_argument("--recipe", nargs="+", help="strategies (default: the figure's own)")
     curves.add_argument("--attack", nargs="+", help="what is measured (default: the figure's own)")
-    curves.add_argument("--model", default="CNN")
+    curves.add_argument("--model", help="the network (default: CNN, or the figure's own)")
+    curves.add_argument("--figure", help="of S's supplement, on fonts: models, l2, transfer, ...")
     curves.add_argument("-n", type=int, nargs="+", help="training images")
     curves.add_argument("--seed", type=int, nargs="+")
     curves.add_argument("--device", default="cpu", help="cpu, cuda or mps")
@@ -170,12 +171,21 @@ def _fonts_build(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from . import curves, files, profiles
+    from . import curves, files, profiles, supplement
 
-    cells = curves.figure(
-        args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,
-        n=args.n, seeds=args.seed, model=args.model,
-    )  # fmt: skip
+    if args.figure:
+        if args.data != "fonts":
+            raise ValueError(f"--figure is of fonts; got {args.data}")
+        wanted = supplement.cells(
+            args.figure, args.n or supplement.SIZES, args.seed or supplement.SEEDS
+        )
+        only = {"recipe": args.recipe, "attack": args.attack, "model": args.model and [args.model]}
+        cells = [c for c in wanted if all(v is None or getattr(c, k) in v for k, v in only.items())]
+    else:
+        cells = curves.figure(
+            args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,
+            n=args.n, seeds=args.seed, model=args.model or "CNN",
+        )  # fmt: skip
     table = curves.run(cells, cache=args.cache, device=args.device, workers=args.workers)
     if args.out:
         files.write(args.out, lambda path: table.to_csv(path, index=False))
@@ -193,7 +203,8 @@ def _vaegan_train(args: argparse.Namespace) -> None:
         args.kind, args.width, args.kernel, args.steps, shared=args.shared, seed=args.seed
     )
     loaded = data.load(args.data)
-    out = args.out or learned.FOLDER / f"{loaded.name}-{args.kind}.safetensors"
+    kind = learned.SHARED.replace("flow", args.kind) if args.shared else args.kind
+    out = args.out or learned.FOLDER / f"{loaded.name}-{kind}.safetensors"
     manifold = quality.make(loaded, settings, out)
     print(f"{manifold} in {out}: {manifold.about['measured']}")
 

@@ -28,7 +28,7 @@ from .profiles import Profile
 from .splits import Split
 from .stacks import Stack
 from .stats import Rate
-from .strategies import ATTACKS, BASE, LIMIT, RECIPES, SOURCE, searched
+from .strategies import ATTACKS, BASE, LEARNED, LIMIT, RECIPES, SOURCE, searched
 from .sweeps import key, pool, shipped, sweep
 from .training import fit
 
@@ -65,6 +65,7 @@ SIZES = {
     "regular": (1000, 5),
     "on-true": (2500, 5),
     "on-learned": (2500, 5),
+    "on-shared": (2500, 5),
     "transformation": (1000, 5),
 }
 
@@ -222,7 +223,7 @@ class Measure:
             other = self.model(replace(cell, recipe="normal", n=n, seed=seed))
             return attack(other, test).transferred(model)
         result = attack(model, test)
-        if name.startswith("on-learned"):
+        if name.startswith(LEARNED):
             return result.success_rate(correct="reconstruction", code_limit=LIMIT)
         return result.success_rate()
 
@@ -230,7 +231,7 @@ class Measure:
         """About how long a cell takes, in forward and backward passes of the CNN: a model is
         trained for the first of its attacks, "error"."""
         if cell.attack != "error":
-            each = 60 if cell.attack.startswith("on-learned") else 20
+            each = 60 if cell.attack.startswith(LEARNED) else 20
             return cell.images * cell.restarts * each
         attacked = [p for p in RECIPES[cell.recipe](load(cell.data)).parts if p.attack is not None]
         searched = sum(part.share * (part.attack.steps + 1) for part in attacked if part.attack)

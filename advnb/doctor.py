@@ -181,7 +181,7 @@ def weights() -> Iterator[Finding]:
     for name, kinds in learned.SHIPPED.items():
         kept += [
             (f"{name}-{kind}", partial(learned.LearnedManifold.load, name, kind),
-             f"vaegan train {name} --kind {kind}")
+             f"vaegan train {name} --kind {kind.replace('-shared', ' --shared')}")
             for kind in kinds
         ]  # fmt: skip
     fine = [0, 0]

@@ -25,7 +25,8 @@ FOLDER = Path(__file__).parent / "zoo"
 STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of float32
 KINDS = ("flow", "vaegan")  # the first is the default
 FEW = 500  # codes that are decoded with all classes side by side; more, class after class
-SHIPPED = dict.fromkeys(("fonts", "mnist", "fashion"), KINDS)
+SHARED = "flow-shared"  # one model for all classes
+SHIPPED = {"fonts": (*KINDS, SHARED), "mnist": KINDS, "fashion": KINDS}
 
 
 class LearnedManifold:
@@ -53,7 +54,8 @@ class LearnedManifold:
     @classmethod
     def load(cls, data: Dataset | str, kind: str = KINDS[0]) -> LearnedManifold:
         """The manifold that ships for a data set: `kind` "flow" (a variational autoencoder with a
-        flow as prior) or "vaegan" (S's). ValueError for a set that has none."""
+        flow as prior) or "vaegan" (S's), of each class, or "flow-shared", one flow of all classes.
+        ValueError for a set that has none."""
         name = data.name if isinstance(data, Dataset) else data
         if not isinstance(name, str) or kind not in SHIPPED.get(name, ()):
             have = ", ".join(f"{n} ({', '.join(kinds)})" for n, kinds in SHIPPED.items())

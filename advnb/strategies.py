@@ -8,7 +8,7 @@ from typing import Literal
 
 from .attacks import Attack
 from .data import Dataset
-from .learned import LearnedManifold
+from .learned import KINDS, SHARED, LearnedManifold
 from .perturbations import Affine, Norm, OnManifold, PerturbationSet, Pixels, manifold_of
 from .recipes import Recipe, adversarial, augmented, combined, noisy, normal
 
@@ -16,23 +16,26 @@ Make = Callable[[Dataset], Recipe]
 Keep = Literal["first", "strongest"]
 
 EPS = ETA = 0.3  # S's radii in L-infinity: of pixels, and of codes and transforms
+ETA_SHARED = 0.1  # of the codes of a model that serves all classes
 EPS_L2 = 1.5  # of pixels in L2; that of codes stays the same
 LIMIT = 2.0  # S trains and counts on a learned manifold where all numbers of a code are this small
 SOURCE = 10_000, 1000  # images and seed of the normal model whose examples are transferred
 
 
 @lru_cache(maxsize=4)
-def _manifold(name: str) -> LearnedManifold:
-    return LearnedManifold.load(name)
+def _manifold(name: str, kind: str = KINDS[0]) -> LearnedManifold:
+    return LearnedManifold.load(name, kind)
 
 
-# what the attacks search; on a learned manifold, that which ships
+# what the attacks search; on a learned manifold, that which ships, of each class or of all
 SETS: dict[str, Callable[[Dataset, Norm], PerturbationSet]] = {
     "regular": lambda data, norm: Pixels(EPS if norm == "linf" else EPS_L2, norm),
     "on-true": lambda data, norm: OnManifold(manifold_of(data.train(1)), ETA, norm),
     "on-learned": lambda data, norm: OnManifold(_manifold(data.name), ETA, norm),
     "transformation": lambda data, norm: Affine(ETA, norm),
+    "on-shared": lambda data, norm: OnManifold(_manifold(data.name, SHARED), ETA_SHARED, norm),
 }
+LEARNED = ("on-learned", "on-shared")
 
 
 def searched(data: Dataset, name: str) -> PerturbationSet:
@@ -43,7 +46,7 @@ def searched(data: Dataset, name: str) -> PerturbationSet:
 
 def _against(name: str, fraction: float = 0.5, keep: Keep = "strongest") -> Make:
     """Adversarial training against a set."""
-    within = LIMIT if name.startswith("on-learned") else None
+    within = LIMIT if name.startswith(LEARNED) else None
     return lambda data: adversarial(
         Attack(searched(data, name)), fraction, keep=keep, within=within
     )
@@ -53,20 +56,23 @@ def _both(*names: str) -> Make:
     return lambda data: combined([_against(name)(data) for name in names])
 
 
+MAIN = ("regular", "on-true", "on-learned")  # what the supplement varies
+
 # S's strategies and what is to be held against them, each by a name
 RECIPES: dict[str, Make] = {
     "normal": lambda data: normal(),
     "augmented": lambda data: augmented(form="printed"),
     "augmented-plain": lambda data: augmented(),
     **{name: _against(name) for name in SETS},
-    **{f"{name}-l2": _against(f"{name}-l2") for name in ("regular", "on-true", "on-learned")},
-    "regular-full": _against("regular", 1.0),
-    "regular-weak": _against("regular", keep="first"),
+    **{f"{name}-l2": _against(f"{name}-l2") for name in MAIN},
+    **{f"{name}-full": _against(name, 1.0) for name in MAIN},
+    **{f"{name}-weak": _against(name, keep="first") for name in MAIN},
     "regular+on-true": _both("regular", "on-true"),
     "regular+on-learned": _both("regular", "on-learned"),
     "regular+transformation": _both("regular", "transformation"),
     "random-pixels": lambda data: noisy(searched(data, "regular")),
     "random-code": lambda data: noisy(searched(data, "on-true")),
+    "random-learned-code": lambda data: noisy(searched(data, "on-learned"), within=LIMIT),
 }
 
 # What is measured: the error on test images, or an attack's success on them; "-l2" and "-cw" are
@@ -75,7 +81,7 @@ RECIPES: dict[str, Make] = {
 BASE = ["error", *SETS]
 ATTACKS = [
     *BASE,
-    *(f"{name}-{form}" for name in ("regular", "on-true", "on-learned") for form in ("l2", "cw")),
+    *(f"{name}-{form}" for name in MAIN for form in ("l2", "cw")),
     *(f"{name}-transfer" for name in SETS),
     *(f"{name}-unseen" for name in ("error", "regular", "on-true")),
 ]

@@ -53,7 +53,7 @@ class Settings:
 
     `beta` weighs the reconstruction of a VAE-GAN, one number or one a class (None: S's for the
     data set); `shared` trains one model for all classes, S's class-agnostic form. `steps` None:
-    those of the comparison of both kinds.
+    those of the comparison of both kinds, four times as many where one model learns all classes.
     """
 
     kind: str = KINDS[0]
@@ -68,7 +68,8 @@ class Settings:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {brief(self.kind)}")
         if self.steps is None:
-            object.__setattr__(self, "steps", STEPS[self.kind])
+            many = 4 if self.shared else 1
+            object.__setattr__(self, "steps", many * STEPS[self.kind])
         for name, least in (("width", 1), ("kernel", 4), ("steps", 1), ("seed", 0)):
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         if self.kernel % 2:

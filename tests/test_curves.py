@@ -25,7 +25,7 @@ import advnb
 from advnb import Affine, Attack, OnManifold, Pixels, curves, files, fit, strategies, sweeps
 from advnb.curves import Cell, Measure
 from advnb.fonts import RANGES, read_atlas, transform
-from advnb.learned import FOLDER, SHIPPED, LearnedManifold
+from advnb.learned import FOLDER, LearnedManifold
 from advnb.minimal import CarliniWagner
 from advnb.models import CNN, NETWORKS
 from advnb.perturbations import SMALL
@@ -108,6 +108,8 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
         "regular": adversarial(regular),
         "regular-full": adversarial(regular, 1.0),
         "regular-weak": adversarial(regular, keep="first"),
+        "on-true-full": adversarial(on_true, 1.0),
+        "on-true-weak": adversarial(on_true, keep="first"),
         "on-true": adversarial(on_true),
         "transformation": adversarial(moved),
         "regular-l2": adversarial(regular_l2),
@@ -118,16 +120,28 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
         "random-code": noisy(true),
     }
     assert {name: made[name] for name in plain} == plain
-    assert set(made) == {*plain, "on-learned", "on-learned-l2", "regular+on-learned"}
+    # of a model of each class, and of one for all
     learned = {
-        made["on-learned"].parts[1]: "linf", made["on-learned-l2"].parts[1]: "l2",
-        made["regular+on-learned"].parts[2]: "linf",
-    }  # fmt: skip
-    for part, norm in learned.items():
+        "on-learned": regular,
+        "on-learned-full": regular,
+        "on-learned-weak": replace(regular, keep="first"),
+        "on-learned-l2": regular,
+        "regular+on-learned": regular,
+        "random-learned-code": noisy(pixels).parts[-1].attack,
+        "on-shared": regular,
+    }
+    assert set(made) == {*plain, *learned}
+    for name, like in learned.items():
+        part, shared = made[name].parts[-1], name == "on-shared"
         assert part.within == 2
-        assert (part.attack.set.eta, part.attack.set.norm) == (0.3, norm)
-        assert all(map(torch.equal, part.attack.set.manifold.bounds, manifold.bounds))
-        assert replace(part.attack, set=pixels) == regular
+        found, bounds = part.attack.set, manifold.bounds
+        if shared:
+            bounds = LearnedManifold.load("fonts", "flow-shared").bounds
+        assert (found.eta, found.norm) == (0.1 if shared else 0.3, "l2" if "l2" in name else "linf")
+        assert found.manifold.shared == shared
+        assert all(map(torch.equal, found.manifold.bounds, bounds))
+        assert replace(part.attack, set=pixels) == like
+    assert made["on-learned-full"].counts() == [100]
     assert made["on-learned"].counts() == [50, 50]
     assert made["regular+on-learned"].counts() == [50, 25, 25]
     for recipe in made.values():
@@ -176,9 +190,10 @@ def test_without_a_known_manifold(tmp_path: Path) -> None:
         assert 0 <= rate.low <= rate.value <= rate.high <= 1
     for recipe in ("augmented", "augmented-plain", "random-pixels"):
         assert Measure()(replace(cell, recipe=recipe)).n == 40
-    for name in ("on-true", "on-learned"):
+    for name in ("on-true", "on-learned", "on-shared"):
         what = "no known manifold" if name == "on-true" else "no learned manifold"
-        for changed in ({"attack": name}, {"recipe": name}, {"recipe": f"regular+{name}"}):
+        both = [{"recipe": f"regular+{name}"}] if name != "on-shared" else []
+        for changed in ({"attack": name}, {"recipe": name}, *both):
             with refused(what):
                 Measure()(replace(cell, **changed))
     with refused("no known manifold"):
@@ -743,8 +758,8 @@ def test_grid_is_every_combination() -> None:
 def test_paper_sizes(profile: advnb.Profile | None) -> None:
     """S: 1,000 regular and 2,500 on-manifold images, five starts each in L-infinity, 20 epochs."""
     cells = curves.grid("fonts", ["normal"], [250], [0], strategies.ATTACKS, profile=profile)
-    images = {"error": 40_000, "regular": 1000, "on-true": 2500, "on-learned": 2500}
-    images["transformation"] = 1000
+    images = dict.fromkeys(("on-true", "on-learned", "on-shared"), 2500)
+    images |= {"error": 40_000, "regular": 1000, "transformation": 1000}
     for cell in cells:
         name = re.sub("-(l2|cw|transfer|unseen)$", "", cell.attack)
         single = name == "error" or cell.attack.endswith(("-l2", "-cw"))
@@ -843,7 +858,7 @@ def test_grid_of_unknown_data() -> None:
 # --- a name's meaning
 
 # (curves.VERSION, the hash of what all names mean)
-PINNED = (1, "3eedd4ed4029389ffe70a805f84aba17b96c0ba434ebef666134cdcf48fb7201")
+PINNED = (1, "8198efdff9ffb8f4d151b9c1c419940db33094de77c0afe51b63d18ab551e534")
 
 
 def meaning(data: advnb.Dataset) -> str:
@@ -854,9 +869,12 @@ def meaning(data: advnb.Dataset) -> str:
         if not name.startswith("error") and not name.endswith(("-transfer", "-unseen"))
     }
     printed = CarliniWagner.printed(sets["regular-cw"])
-    manifold = files.load_tensors(FOLDER / f"fonts-{SHIPPED['fonts'][0]}.safetensors")[0]
+    weights = [
+        files.digest(files.load_tensors(FOLDER / f"fonts-{kind}.safetensors")[0])
+        for kind in ("flow", "flow-shared")
+    ]
     # ranges and a manifold's weights decide a result as well, and are in no text
-    text = f"{made} {sets} {printed} {curves.SOURCE} {RANGES} {SMALL} {files.digest(manifold)}"
+    text = f"{made} {sets} {printed} {curves.SOURCE} {RANGES} {SMALL} {weights}"
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 

@@ -32,12 +32,12 @@ from advnb.autoencoders import LATENTS, Autoencoder, Discriminator, Flow
 from advnb.files import DamagedFileError, load_tensors, save_tensors
 from advnb.fonts import LATENTS as LATENTS_OF_FONTS
 from advnb.fonts import RANGES
-from advnb.learned import LearnedManifold
+from advnb.learned import SHIPPED, LearnedManifold
 from advnb.projection import Found, Linearise
 from advnb.stats import generator
 from advnb.vaegan import Settings, train
 
-from .conftest import refused
+from .conftest import real, refused
 
 SHAPE = (1, 12, 16)
 ETA = 0.2
@@ -1009,6 +1009,32 @@ def test_divergence_is_told(three: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
 def test_manifolds_that_do_not_ship(data: object, kind: str) -> None:
     with refused("no learned manifold .* ships, only of fonts .*vaegan train"):
         LearnedManifold.load(data, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, kinds in SHIPPED.items() for kind in kinds]
+)
+def test_manifolds_that_ship(name: str, kind: str) -> None:
+    """Of the form that their name says, and as near to test images as was measured."""
+    data = advnb.load(name) if name == "fonts" else real(name)
+    manifold = LearnedManifold.load(data, kind)
+    chosen = Settings(kind.removesuffix("-shared"), shared=kind.endswith("-shared"))
+    assert manifold.shared == chosen.shared
+    assert (manifold.about["kind"], manifold.about["title"]) == (chosen.kind, data.title)
+    assert manifold.about["networks"] == (1 if chosen.shared else len(data.classes))
+    measured = manifold.about["measured"]["reconstruction"]
+    assert error(manifold, data.test(2000)) == pytest.approx(measured, rel=0.1)
+
+
+def test_one_model_for_all_letters_is_less_exact() -> None:
+    kinds = (LearnedManifold.load("fonts", kind) for kind in ("flow", "flow-shared"))
+    own, shared = (kind.about["measured"]["reconstruction"] for kind in kinds)
+    assert own < shared < 2 * own
+
+
+def test_the_default_steps() -> None:
+    assert [Settings(kind).steps for kind in ("flow", "vaegan")] == [3000, 1680]
+    assert Settings("flow", shared=True).steps == 12_000
 
 
 def test_made_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,10 +195,6 @@ class MapFigure(LiveFigure):
         self._ring.set_data([alpha], [shift_of(alpha, beta)])
         return self.png()
 
-    def render(self) -> None:
-        self.canvas.restore_region(self._kept)
-        self.figure.draw_artist(self._ring)
-
     def cell(self, across: float, down: float) -> tuple[float, float] | None:
         """The (alpha, shift) of the cell at a place in fractions of width and height from the top
         left; None for a place outside the map."""
@@ -217,8 +213,7 @@ class MapFigure(LiveFigure):
         axes.set_title("a click takes α and β there", fontsize=9, loc="right", color="#666666")
         self._ring = mark(axes, animated=True)
         axes.legend(**LEGEND)
-        self.canvas.draw()
-        self._kept = self.canvas.copy_from_bbox(self.figure.bbox)
+        self.moving, self.still = [self._ring], None
         width, height = self.canvas.get_width_height()
         left, low, right, high = axes.bbox.extents
         self._window = Window(

@@ -112,11 +112,6 @@ class ScatterFigure(LiveFigure):
         self.heading.set_text(side.heading)
         return self.png()
 
-    def render(self) -> None:
-        self.canvas.restore_region(self.kept)
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-
     def map(self) -> Map:
         """Where the points of the last picture lie."""
         assert self.scene is not None
@@ -201,6 +196,4 @@ class ScatterFigure(LiveFigure):
             animated=True,
         )  # fmt: skip
         self.moving = [self.links, self.ends, self.ring, *self.beside]
-        self.canvas.draw()
-        self.kept = self.canvas.copy_from_bbox(self.figure.bbox)
-        self.scene = scene
+        self.scene, self.still = scene, None

@@ -18,12 +18,11 @@ from .blindspots import certificates, corner, defences, detection
 from .bounds import margins
 from .distances import densities, plane, scatter, success_by_distance
 from .landscape import landscape
-from .strategies import NAMES, generalization
+from .strategies import NAMES, beside, generalization
 
 __all__ = [
     "COLOURS", "NAMES", "PASTEL", "PRINTED", "RIGHT", "WRONG", "Picture", "amplified", "bars",
-    "caption", "certificates", "columns", "corner", "curves", "defences", "densities", "detection",
-    "gallery",
-    "generalization", "histograms", "landscape", "margins", "mosaic", "plane", "regions", "scatter",
-    "success_by_distance",
+    "beside", "caption", "certificates", "columns", "corner", "curves", "defences", "densities",
+    "detection", "gallery", "generalization", "histograms", "landscape", "margins", "mosaic",
+    "plane", "regions", "scatter", "success_by_distance",
 ]  # fmt: skip
