@@ -59,9 +59,9 @@ class Relation:
         slope, further = self.slope, self.further
         return (
             f"On {where}, the attack's success {self.verdict}: log odds {slope.value:+.2f} "
-            f"[{slope.low:+.2f}, {slope.high:+.2f}] a standard deviation; the {self.fooled:,} of "
-            f"{self.n:,} that it fools lie {further.value:+.2f} [{further.low:+.2f}, "
-            f"{further.high:+.2f}] farther."
+            f"[{slope.low:+.2f}, {slope.high:+.2f}] a standard deviation; the mean distance of the "
+            f"{self.fooled:,} of {self.n:,} that it fools differs from that of the others by "
+            f"{further.value:+.2f} [{further.low:+.2f}, {further.high:+.2f}]."
         )
 
 

@@ -13,8 +13,6 @@ from advnb.certify import certified, margins
 
 from .measured import line
 
-EPS = {"mnist": 0.1, "fashion": 0.1, "cifar10": 2 / 255}
-
 
 def certificates() -> None:
     """The dual bound beside its authors' toolkit, its time; nothing both certified and fooled."""
@@ -56,7 +54,7 @@ def _oracle() -> None:
 
 def _model(name: str) -> None:
     entry, model = zoo.entry(name), zoo.load(name)
-    split, eps = advnb.load(entry.data).test(500), EPS[entry.data]
+    split, eps = advnb.load(entry.data).test(500), entry.certify
     attack = zoo.pgd(eps, lr=eps / 10)
     print(f"{name}, {len(split)} images, eps {eps:.3g}")
     for alpha, beta in blindspots.columns(split, "certified"):

@@ -30,7 +30,7 @@ COLOURS = {
     "augmented": "#55a868",
     "transformation": "#64b5cd",
     "random-code": "#937860",
-    "augmented-plain": "#4f9d4f",
+    "augmented-plain": "#1b5e20",
     "regular+on-true": "#da8bc3",
     "regular+on-learned": "#a05195",
     "regular": "#c44e52",
