@@ -29,8 +29,12 @@ def cells(figure: str, n: Sequence[int] = SIZES, seeds: Sequence[int] = SEEDS) -
 def beside(figure: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The mean over seeds of every printed point of a figure that was measured, its 95 % interval
     and `printed`: what a sweep's `table` has, or else what ships."""
+    import pandas as pd
+
     same = ["model", "recipe", "attack", "n"]
-    found = summary(shipped("fonts") if table is None else table)
+    if table is None:
+        table = pd.concat([shipped("fonts"), shipped("supplement")])
+    found = summary(table)
     theirs = _told(figure)[[*same, "value"]].rename(columns={"value": "printed"})
     return found[[*same, "value", "low", "high", "seeds"]].merge(theirs, on=same, how="inner")
 

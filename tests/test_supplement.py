@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from advnb import supplement
+from advnb import plots, supplement
 from advnb.__main__ import main
 from advnb.curves import Cell, printed
 from advnb.sweeps import shipped
@@ -77,9 +77,10 @@ def test_beside_l2_takes_models_trained_in_l2() -> None:
 
 
 def test_what_ships_is_the_default() -> None:
-    pd.testing.assert_frame_equal(
-        supplement.beside("variants"), supplement.beside("variants", shipped("fonts"))
-    )
+    ships = pd.concat([shipped("fonts"), shipped("supplement")])
+    assert not ships.key.duplicated().any()
+    for figure in FIGURES:
+        pd.testing.assert_frame_equal(supplement.beside(figure), supplement.beside(figure, ships))
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,3 +99,16 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert {(c.recipe, c.attack) for c in asked[1]} == {("normal", "error")}
     assert main(["sweep", "mnist", "--figure", "l2"]) == 2
     assert "--figure is of fonts" in capsys.readouterr().err
+
+
+def test_the_picture_has_every_point() -> None:
+    tables = {name: supplement.beside(name).query("n == 1000") for name in ("variants", "transfer")}
+    (axes,) = plots.beside(tables, alt="measured over printed").axes
+    drawn = sum(len(line.get_xdata()) for line in axes.lines[1:])
+    assert drawn == sum(map(len, tables.values()))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*tables]
+    circles, squares = axes.lines[1:3]
+    errors = tables["variants"].query("attack == 'error'")
+    assert circles.get_xdata().tolist() == errors.printed.tolist()
+    assert circles.get_ydata().tolist() == errors.value.tolist()
+    assert len(squares.get_xdata()) == len(tables["variants"]) - len(errors)

@@ -51,18 +51,16 @@ def generalization(
 
 def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     """What was measured over what is printed, a colour a figure of the paper: tables of
-    `supplement.beside`, by name. Circles are test errors, squares success rates; bars are 95 %
-    intervals over seeds."""
+    `supplement.beside`, by name. Circles are test errors, squares success rates."""
     figure = Picture(5, 5, alt)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for number, (name, table) in enumerate(tables.items()):
-        for marker, part in (("o", table[table.attack == "error"]),
-                             ("s", table[table.attack != "error"])):  # fmt: skip
-            bars = (part.value - part.low, part.high - part.value)
-            axes.errorbar(
-                part.printed, part.value, bars, color=f"C{number}", marker=marker, markersize=4,
-                linestyle="none", elinewidth=0.5, label=name if marker == "o" else None,
+        errors = table.attack == "error"
+        for marker, rows in (("o", table[errors]), ("s", table[~errors])):
+            axes.plot(
+                rows.printed, rows.value, marker, color=f"C{number}", fillstyle="none",
+                label=name if marker == "o" else None,
             )  # fmt: skip
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="printed", ylabel="measured", aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
