@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     spots = rooms.add_parser("blindspots", help="tables 2 to 5 of Z, for the zoo's models")
     spots.add_argument("model", nargs="*", help="default: all defended models of MNIST and Fashion")
     spots.add_argument("--images", type=int, default=2000, help="test images (Z: 2,000)")
-    spots.add_argument("--attack", default="cw", help="cw (Z's own) or pgd")
+    spots.add_argument("--attack", default="cw", help="cw (Z's own), pgd-5 or pgd")
     spots.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     spots.add_argument("--cache", help="where finished columns lie (default: the user's cache)")
     spots.add_argument("--out", help="a .csv to write the table to")

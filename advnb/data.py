@@ -177,12 +177,8 @@ def _from_npz(path: Path, name: str = "") -> Dataset:
     def make(dataset: Dataset, train: bool, n: int) -> Split:
         part = "train" if train else "test"
         pixels = torch.from_numpy(arrays[f"{part}_x"][:n]).reshape(n, height, width, channels)
-        # one float copy of the images, never two: CIFAR-10's training set is 600 MB
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return Split._of(
-            torch.from_numpy(arrays[f"{part}_y"][:n].astype(np.int64)), None, None, dataset,
-            x.div_(255),
-        )  # fmt: skip
+        y = torch.from_numpy(arrays[f"{part}_y"][:n].astype(np.int64))
+        return Split._of(y, None, None, dataset, pixels.permute(0, 3, 1, 2))
 
     sizes = len(arrays["train_y"]), len(arrays["test_y"])
     return Dataset(name, TITLES.get(name, name), classes, shape, str(path.name), sizes, make)

@@ -21,7 +21,8 @@ class Split:
 
     `x` float [N, C, H, W] in [0, 1]; `y` int64 [N]; `z` [N, 6] and `font` [N] for FONTS, else
     None; `dataset` where the images come from, or None. FONTS images are decoded when `x` is
-    first read, so that a Split of a million of them costs only its latents.
+    first read, so that a Split of a million of them costs only its latents; the bytes of a file
+    become floats then, so that parts of a large set cost only themselves.
 
     Raises ValueError for wrong shapes or dtypes, NaN, pixels outside [0, 1], negative labels,
     and where nothing is left.
@@ -82,7 +83,7 @@ class Split:
 
     @property
     def x(self) -> Tensor:
-        """Images [N, C, H, W] in [0, 1]; gathered or decoded on first use, then kept."""
+        """Images [N, C, H, W] in [0, 1]; gathered, decoded or made floats on first use, then kept."""
         if self._x is None:
             if self._gather is not None:
                 pixels, rows = self._gather
@@ -95,29 +96,37 @@ class Split:
                 with torch.no_grad():
                     images = [manifold.decode(manifold.encode(part), part) for part in parts]
                 self._x = torch.cat(images)
+        if self._x.dtype == torch.uint8:
+            # one float copy, never two: CIFAR-10's training set is 600 MB
+            x = self._x.to(torch.float32, memory_format=torch.contiguous_format)
+            self._x = x.div_(255)
         return self._x
 
     @property
+    def _stored(self) -> Tensor | None:
+        """What `x` is a copy or a part of, [M, C, H, W]; None where it must be decoded."""
+        return self._gather[0] if self._gather is not None else self._x
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The type of `x`, without decoding it."""
-        if self._x is None and self._gather is None:
+        """The type of `x`, without making it."""
+        if self._stored is None:
             assert self.z is not None
             return self.z.dtype
-        return (self._gather[0] if self._x is None and self._gather else self.x).dtype
+        return torch.float32 if self._stored.dtype == torch.uint8 else self._stored.dtype
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images, without decoding them."""
-        if self._x is None and self._gather is None:
+        """(C, H, W) of the images, without making them."""
+        if self._stored is None:
             assert self.dataset is not None
             return self.dataset.shape
-        channels, height, width = (self._gather[0] if self._x is None and self._gather else
-                                   self.x).shape[1:]  # fmt: skip
+        channels, height, width = self._stored.shape[1:]
         return channels, height, width
 
     def content(self) -> dict[str, Tensor]:
         """What tells this split from another: pixels, or the codes that they are decoded from."""
-        if self._x is None and self._gather is None:
+        if self._stored is None:
             assert self.z is not None
             assert self.font is not None
             return {"z": self.z, "font": self.font, "y": self.y}
@@ -192,10 +201,8 @@ class Split:
             return self
         z = None if self.z is None else self.z.to(device)
         font = None if self.font is None else self.font.to(device)
-        decoded = self._x is not None or self._gather is not None
-        return Split._of(
-            self.y.to(device), z, font, self.dataset, self.x.to(device) if decoded else None
-        )
+        x = None if self._stored is None else self.x.to(device)
+        return Split._of(self.y.to(device), z, font, self.dataset, x)
 
     def __repr__(self) -> str:
         title = self.dataset.title if self.dataset else "images"

@@ -202,6 +202,26 @@ def test_a_local_file(tmp_path: Path, shape: tuple[int, ...], save: object) -> N
     assert "own" in repr(data)
 
 
+@pytest.mark.parametrize("shape", [(9, 7), (5, 11, 3)])
+@pytest.mark.parametrize("rows", [slice(2, 9), slice(None, None, -1), [3, 0, 3], [True, False] * 6])
+def test_parts_of_a_file_are_the_same_before_it_is_read_and_after(
+    tmp_path: Path, shape: tuple[int, ...], rows: object
+) -> None:
+    np.savez(tmp_path / "own.npz", **arrays(shape))
+    data = advnb.load(tmp_path / "own.npz")
+    read, unread = data.train(), data.train()
+    first, second = read.x, read[rows]
+    part = unread[rows]
+    assert (part.shape, part.dtype, part[[0]].dtype) == (data.shape, torch.float32, torch.float32)
+    assert unread._x is not None
+    assert unread._x.dtype == torch.uint8  # the part became floats alone
+    assert same(part, second, slice(None))
+    assert torch.equal(part[[1, 0]].x, second.x[[1, 0]])
+    assert torch.equal(unread.to("cpu").x, first)
+    assert torch.equal(part.x, unread[rows].x)
+    assert part.x.is_contiguous()
+
+
 def test_a_network_takes_odd_sizes(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", **arrays((17, 30, 3)))
     data = advnb.load(tmp_path / "own.npz")
