@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, pad
 
 from .checks import brief, whole
+from .layers import Standardise, Sum, Widen, biases, conv3, fan_out, narrow, uniform, weighted
 from .stats import generator
 
 Shape = tuple[int, int, int]
@@ -62,8 +62,8 @@ class Network(nn.Module):
 
     def initialise(self, stream: torch.Generator) -> None:
         """Draw the weights. By default PyTorch's own distributions, where a paper names none."""
-        for layer in _weighted(self):
-            _uniform(layer, stream)
+        for layer in weighted(self):
+            uniform(layer, stream)
 
     def features(self, x: Tensor) -> Tensor:
         """The embedding h(x), [N, d]."""
@@ -102,7 +102,7 @@ class CNN(Network):
         return layers, nn.Linear(hidden, self.classes)
 
     def initialise(self, stream: torch.Generator) -> None:
-        _narrow(self, stream)
+        narrow(self, stream)
 
 
 class CelebACNN(CNN):
@@ -140,7 +140,7 @@ class MLP(Network):
         return layers, nn.Linear(128, self.classes)
 
     def initialise(self, stream: torch.Generator) -> None:
-        _narrow(self, stream)
+        narrow(self, stream)
 
 
 class ResNet13(Network):
@@ -151,12 +151,12 @@ class ResNet13(Network):
     """
 
     def layers(self) -> tuple[Layers, nn.Module]:
-        layers = [_conv3(self.shape[0], 64), nn.BatchNorm2d(64), nn.ReLU()]
+        layers = [conv3(self.shape[0], 64), nn.BatchNorm2d(64), nn.ReLU()]
         for before, after, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2)):
             for first, step in ((before, stride), (after, 1)):
                 branch = nn.Sequential(
-                    _conv3(first, after, step), nn.BatchNorm2d(after), nn.ReLU(),
-                    _conv3(after, after), nn.BatchNorm2d(after),
+                    conv3(first, after, step), nn.BatchNorm2d(after), nn.ReLU(),
+                    conv3(after, after), nn.BatchNorm2d(after),
                 )  # fmt: skip
                 same = first == after and step == 1
                 shortcut = nn.Identity() if same else nn.Sequential(
@@ -166,7 +166,7 @@ class ResNet13(Network):
         return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()], nn.Linear(256, self.classes)
 
     def initialise(self, stream: torch.Generator) -> None:
-        _fan_out(self, stream)
+        fan_out(self, stream)
 
 
 class VGG(Network):
@@ -189,7 +189,7 @@ class VGG(Network):
         )
 
     def initialise(self, stream: torch.Generator) -> None:
-        _fan_out(self, stream)
+        fan_out(self, stream)
 
 
 class MadryMNIST(Network):
@@ -208,9 +208,9 @@ class MadryMNIST(Network):
         return layers, nn.Linear(1024, self.classes)
 
     def initialise(self, stream: torch.Generator) -> None:
-        for layer in _weighted(self):
+        for layer in weighted(self):
             nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2, generator=stream)
-        _biases(self, 0.1)
+        biases(self, 0.1)
 
 
 class MadryCIFAR(Network):
@@ -230,12 +230,12 @@ class MadryCIFAR(Network):
         def ready(width: int) -> Layers:
             return [nn.BatchNorm2d(width, eps=1e-3), nn.LeakyReLU(0.1)]
 
-        layers: Layers = [Standardise(), _conv3(self.shape[0], 16)]
+        layers: Layers = [Standardise(), conv3(self.shape[0], 16)]
         for before, after, stride in ((16, 160, 1), (160, 320, 2), (320, 640, 2)):
             for number in range(5):
                 width, step = (before, stride) if number == 0 else (after, 1)
                 first = ready(width)
-                branch = [_conv3(width, after, step), *ready(after), _conv3(after, after)]
+                branch = [conv3(width, after, step), *ready(after), conv3(after, after)]
                 shortcut = Widen(width, after, step)
                 if before == 16 and number == 0:  # here alone the shortcut is activated as well
                     layers += [*first, Sum(nn.Sequential(*branch), shortcut)]
@@ -245,14 +245,14 @@ class MadryCIFAR(Network):
         return layers, nn.Linear(640, self.classes)
 
     def initialise(self, stream: torch.Generator) -> None:
-        for layer in _weighted(self):
+        for layer in weighted(self):
             if isinstance(layer, nn.Conv2d):
                 deviation = math.sqrt(2 / (9 * layer.out_channels))
                 nn.init.normal_(layer.weight, std=deviation, generator=stream)
             else:
                 limit = math.sqrt(3 / layer.in_features)
                 nn.init.uniform_(layer.weight, -limit, limit, generator=stream)
-        _biases(self, 0.0)
+        biases(self, 0.0)
 
 
 class WongKolter(Network):
@@ -289,78 +289,3 @@ class WRM(Network):
 
 _ALL = (CNN, CelebACNN, WideCNN, MLP, ResNet13, VGG, MadryMNIST, MadryCIFAR, WongKolter, WRM)
 NETWORKS: dict[str, type[Network]] = {network.__name__: network for network in _ALL}
-
-
-class Sum(nn.Module):
-    """branch(x) + shortcut(x)."""
-
-    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.branch, self.shortcut = branch, shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + self.shortcut(x)
-
-
-class Widen(nn.Module):
-    """A shortcut without weights: means over stride x stride pixels, new channels of zeros on
-    both sides of the old ones."""
-
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.extra, self.stride = (after - before) // 2, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x if self.stride == 1 else avg_pool2d(x, self.stride, ceil_mode=True)
-        return pad(x, (0, 0, 0, 0, self.extra, self.extra)) if self.extra else x
-
-
-class Standardise(nn.Module):
-    """Every image to mean 0 and standard deviation 1 over all its pixels and channels. As in
-    TensorFlow, a deviation below 1/sqrt(pixels) grey levels of 255 counts as that much."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, (1, 2, 3), correction=0, keepdim=True)
-        least = 1 / (255**2 * x[0].numel())
-        return (x - mean) / variance.clamp_min(least).sqrt()
-
-
-def _conv3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, 1, bias=False)
-
-
-def _weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-
-
-def _biases(model: nn.Module, value: float) -> None:
-    for layer in _weighted(model):
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, value)
-
-
-def _narrow(model: nn.Module, stream: torch.Generator) -> None:
-    """kaiming_normal with the gain of ReLU passed as the negative slope; biases 0 (S's code)."""
-    for layer in _weighted(model):
-        nn.init.kaiming_normal_(layer.weight, a=math.sqrt(2), generator=stream)
-    _biases(model, 0.0)
-
-
-def _fan_out(model: nn.Module, stream: torch.Generator) -> None:
-    """Convolutions kaiming_normal by fan_out, linear layers as PyTorch's; biases 0 (S's code)."""
-    for layer in _weighted(model):
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                layer.weight, mode="fan_out", nonlinearity="relu", generator=stream
-            )
-        else:
-            _uniform(layer, stream)
-    _biases(model, 0.0)
-
-
-def _uniform(layer: nn.Conv2d | nn.Linear, stream: torch.Generator) -> None:
-    """Uniform within 1/sqrt(fan_in): PyTorch's default for weights and biases."""
-    limit = 1 / math.sqrt(layer.weight[0].numel())
-    for tensor in (layer.weight, layer.bias):
-        if tensor is not None:
-            nn.init.uniform_(tensor, -limit, limit, generator=stream)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, fold
 
-from .networks import Network, Sum
+from .layers import Sum
+from .networks import Network
 
 
 def quickened(model: nn.Module) -> nn.Module:

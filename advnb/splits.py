@@ -83,7 +83,7 @@ class Split:
 
     @property
     def x(self) -> Tensor:
-        """Images [N, C, H, W] in [0, 1]; gathered, decoded or made floats on first use, then kept."""
+        """Images [N, C, H, W] in [0, 1]; gathered, decoded or converted on first use, then kept."""
         if self._x is None:
             if self._gather is not None:
                 pixels, rows = self._gather

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .checks import brief
-from .networks import Network, Sum
+from .layers import Sum
+from .networks import Network
 
 ALIKE = (
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,

@@ -130,8 +130,8 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     x, y = _pairs(x, y, 3)
     if len(set(x)) < 2:
         raise ValueError("all x are the same: a slope needs at least two")
-    found = linregress(x, y)
-    half = float(found.stderr * t.ppf(0.975, len(x) - 2))
+    found = linregress(x, y)  # of points on a level, success of 100 % say, its error is NaN
+    half = float(found.stderr * t.ppf(0.975, len(x) - 2)) if len(set(y)) > 1 else 0.0
     return Estimate(float(found.slope), found.slope - half, found.slope + half, len(x))
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 import uuid
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, is_dataclass
@@ -25,7 +24,8 @@ from tqdm.auto import tqdm
 
 from .checks import brief, existing, whole
 from .data import cache_folder
-from .files import DamagedFileError, write
+from .files import write
+from .kept import Fields, keep, read
 from .stats import Rate
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 ABOUT = ("seconds", "made", "machine", "error", "key")  # columns of the table itself
-Fields = dict[str, Any]  # of a cell, or of what was found for it: names to plain values
 
 
 def sweep(
@@ -78,7 +77,7 @@ def sweep(
     keys = [key(cell, run) for cell in fields]
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
     known = _shipped() if shipped else {}
-    found = {k: known.get(k) or _read(folder, k) for k in dict.fromkeys(keys)}
+    found = {k: known.get(k) or read(folder, k) for k in dict.fromkeys(keys)}
     groups: dict[Hashable, list[tuple[str, Any]]] = {}
     waiting = {k: cell for k, cell in zip(keys, cells) if found[k] is None}
     for k, cell in waiting.items():
@@ -236,10 +235,10 @@ def _results(
             except Exception as error:  # the worker died, or the cells cannot be sent to it
                 why = "".join(traceback.format_exception_only(error))
                 # what it had finished is there
-                done = {k: _read(folder, k) or _failed(why) for k, _ in group}
+                done = {k: read(folder, k) or _failed(why) for k, _ in group}
             for k, row in done.items():
-                if not row["error"] and _read(folder, k) is None:
-                    _keep(folder, k, row)  # the worker has another disk
+                if not row["error"] and read(folder, k) is None:
+                    keep(folder, k, row)  # the worker has another disk
                 yield k, row
     finally:
         for future in futures:
@@ -254,7 +253,7 @@ def _group(
 
 def _one(cell: Any, run: Callable, folder: Path, k: str) -> Fields:
     """Run a cell, and keep what it gives."""
-    done = _read(folder, k)  # by another process on the same folder
+    done = read(folder, k)  # by another process on the same folder
     if done is not None:
         return done
     began = time.perf_counter()
@@ -278,7 +277,7 @@ def _one(cell: Any, run: Callable, folder: Path, k: str) -> Fields:
         "machine": f"{_processor()}, torch {torch.__version__.split('+')[0]}",
         "error": "",
     }
-    _keep(folder, k, row)
+    keep(folder, k, row)
     return row
 
 
@@ -313,35 +312,3 @@ class _OneThread:
 
 
 _one_thread = _OneThread()
-
-
-def _path(folder: Path, k: str) -> Path:
-    return folder / f"{k}.json"
-
-
-def _keep(folder: Path, k: str, row: Fields) -> None:
-    text = json.dumps(row)
-    kept = json.dumps({"row": row, "sha256": hashlib.sha256((k + text).encode()).hexdigest()})
-    try:
-        write(_path(folder, k), lambda path: path.write_text(kept))
-    except OSError as error:  # the result is in the table all the same
-        warnings.warn(f"a result is not kept: {error}", stacklevel=2)
-
-
-def _read(folder: Path, k: str) -> Fields | None:
-    """A finished cell; None where there is none, or, with a warning, where it is damaged."""
-    path = _path(folder, k)
-    try:
-        kept = json.loads(path.read_text())
-        text = json.dumps(kept["row"])
-        if kept["sha256"] != hashlib.sha256((k + text).encode()).hexdigest():
-            raise DamagedFileError(str(path))
-        return kept["row"]
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        warnings.warn(f"{path} cannot be read ({error.strerror}): that cell runs", stacklevel=2)
-        return None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        warnings.warn(f"{path} is damaged: that cell runs again", stacklevel=2)
-        return None

@@ -42,9 +42,7 @@ def test_cells_agree_with_the_table(fonts: advnb.Dataset, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("kind", "restarts"), [("pgd", 2), ("pgd-5", 5)])
-def test_cells_of_pgd(
-    fonts: advnb.Dataset, tmp_path: Path, kind: runs.Run, restarts: int
-) -> None:
+def test_cells_of_pgd(fonts: advnb.Dataset, tmp_path: Path, kind: runs.Run, restarts: int) -> None:
     cells = runs.wanted(FONTS, 8, kind)[:2]
     found = runs.as_table(runs.run(cells, cache=tmp_path, progress=False))
     pairs = [(cell.alpha, cell.beta) for cell in cells]

@@ -17,8 +17,8 @@ from torchvision.models import resnet18
 
 import advnb
 from advnb import Attack, Pixels, Split
+from advnb.layers import Standardise
 from advnb.models import MLP, NETWORKS, MadryCIFAR, Network, full_precision, kept_random, wrap
-from advnb.networks import Standardise
 from advnb.recipes import Decay, normal
 from advnb.stats import generator
 

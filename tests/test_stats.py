@@ -123,6 +123,11 @@ def test_intervals_of_slope_and_correlation_cover() -> None:
     assert 363 <= correlations <= 397
 
 
+def test_the_slope_of_a_level_line_is_known() -> None:
+    found = slope([1, 2, 3, 4], [1, 1, 1, 1])
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
 def test_estimates_that_cannot_be_had() -> None:
     assert math.isnan(correlation([1, 1, 1, 1], [1, 2, 3, 4]).value)
     for wrong in (

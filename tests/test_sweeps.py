@@ -530,7 +530,7 @@ def test_write_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     run = Counted()
     with monkeypatch.context() as patch, told() as messages:
-        patch.setattr(sweeps, "write", full)
+        patch.setattr("advnb.kept.write", full)
         table = quiet(numbers(1), run, tmp_path / "new")
     assert table.to_dict("records")[0]["value"] == 0
     assert table.error[0] == ""
