@@ -312,7 +312,8 @@ def test_where_things_lie_in_the_picture() -> None:
     assert grey.get_xdata() == [0.6, 0.6]
     told = [text.get_text() for text in axes.get_legend().get_texts()]
     assert told == [
-        "accuracy 50.0 % to 100.0 %", "accuracy 99.0 %", "accuracy 95.0 %", "α < 2 ε: no defence",
+        "accuracy 50.0 % to 100.0 %", "accuracy 99.0 %", "accuracy 95.0 % (hatched: less)",
+        "α < 2 ε: no defence",
         "printed in the paper", "your α and β",
     ]  # fmt: skip
     assert axes.get_title() == "T"

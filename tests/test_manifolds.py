@@ -1084,6 +1084,17 @@ def test_regions_have_all_their_marks() -> None:
     assert len(picture.axes[0].lines) == 5
 
 
+def test_names_of_regions_stand_beside_the_marks() -> None:
+    labels = torch.zeros(41, 41, dtype=torch.int64)
+    labels[3, 4] = 1  # no room there
+    ticks = torch.linspace(-2, 2, 41).repeat(2, 1)
+    marks = {"middle": torch.zeros(2), "small": torch.stack([ticks[0][4], ticks[1][3]])}
+    texts = look_of(labels, ticks=ticks, marks=marks).axes[0].texts
+    places = {text.get_text(): torch.tensor(text.get_position()) for text in texts}
+    assert 0.07 <= places["A"].norm() / 4.1 < 0.1
+    assert torch.allclose(places["B"], marks["small"])
+
+
 def test_colours_of_classes_differ_and_can_be_written_on() -> None:
     assert len(set(plots.PASTEL)) == 10
     rows = torch.tensor(plots.PASTEL)

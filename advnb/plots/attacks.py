@@ -115,8 +115,12 @@ def regions(
             rows, columns = (labels == label).nonzero(as_tuple=True)
             # a cell of the region, the nearest to its middle: a mean may lie outside of it
             off = (rows - rows.double().mean()) ** 2 + (columns - columns.double().mean()) ** 2
+            across, up = ticks[0][columns], ticks[1][rows]
+            for x, y in marks.values():  # and where there is room, beside the marks
+                away = ((across - x) / (right - left)) ** 2 + ((up - y) / (top - bottom)) ** 2
+                off = off + len(labels) ** 2 * 2 * (away < 0.07**2)
             k = int(off.argmin())
-            place = ticks[0][columns[k]].item(), ticks[1][rows[k]].item()
+            place = across[k].item(), up[k].item()
             axes.text(
                 *place, classes[label], ha="center", va="center", fontsize=11, color="#444444"
             )

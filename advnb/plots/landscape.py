@@ -130,8 +130,10 @@ def _contours(
             alphas, shifts, values, [level], colors=blue, linestyles=style, linewidths=1.8
         )
         lines.set(path_effects=HALO)
-        axes.plot([], [], color=blue, ls=style, label=f"accuracy {_percent(level)}")
-        if share == min(LEVELS):  # which side is the low one
+        lowest = share == min(LEVELS)
+        told = f"accuracy {_percent(level)}" + (" (hatched: less)" if lowest else "")
+        axes.plot([], [], color=blue, ls=style, label=told)
+        if lowest:
             low = axes.contourf(alphas, shifts, values, [-1, level], colors="none", hatches=["/"])
             low.set(edgecolor="#c3cfe6", linewidth=0)
 
