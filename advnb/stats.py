@@ -143,6 +143,8 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
     if len(set(x)) < 2 or len(set(y)) < 2:
         return Estimate(math.nan, -1.0, 1.0, len(x))
     found = float(spearmanr(x, y).statistic)
+    if abs(found) > 1 - 1e-12:  # the same order, or its reverse, up to rounding
+        return Estimate(round(found), round(found), round(found), len(x))
     middle, half = math.atanh(found), Z95 * math.sqrt((1 + found**2 / 2) / (len(x) - 3))
     return Estimate(found, math.tanh(middle - half), math.tanh(middle + half), len(x))
 

@@ -123,6 +123,13 @@ def test_intervals_of_slope_and_correlation_cover() -> None:
     assert 363 <= correlations <= 397
 
 
+@pytest.mark.parametrize("n", range(4, 12))
+def test_one_order_has_a_rank_correlation_of_1(n: int) -> None:
+    for y, value in ((range(n), 1), (range(n, 0, -1), -1)):
+        found = rank_correlation(range(n), y)
+        assert (found.value, found.low, found.high) == (value, value, value)
+
+
 def test_the_slope_of_a_level_line_is_known() -> None:
     found = slope([1, 2, 3, 4], [1, 1, 1, 1])
     assert (found.value, found.low, found.high) == (0, 0, 0)
