@@ -181,6 +181,9 @@ def _sweep(args: argparse.Namespace) -> int:
         )
         only = {"recipe": args.recipe, "attack": args.attack, "model": args.model and [args.model]}
         cells = [c for c in wanted if all(v is None or getattr(c, k) in v for k, v in only.items())]
+        if not cells:
+            asked = ", ".join(f"{k} {' '.join(v)}" for k, v in only.items() if v)
+            raise ValueError(f"figure {args.figure} has no cells of {asked}")
     else:
         cells = curves.figure(
             args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,

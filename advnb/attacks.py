@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .checks import brief, number, whole
+from .checks import brief, number, whole, widest
 from .models import BATCH, checked, device_of, lent, logits, probe
 from .perturbations import STARTS, PerturbationSet, Start, norms
 from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
@@ -204,11 +204,13 @@ class AttackResult:
 
     @property
     def distances(self) -> Tensor:
-        """Norms of the changes, float64 [R, N], in the set's norm; infinite where none fools."""
+        """Norms of the changes, float64 [R, N] (MPS has float32 alone), in the set's norm; infinite
+        where none fools."""
         kept, origin = self.code, self.attack.set.region(self.split).origin
         if kept is None:
             kept, origin = self.x, self.split.x
-        sizes = [norms(one.double() - origin.double(), self.attack.set.norm) for one in kept]
+        origin = origin.to(widest(origin.device))
+        sizes = [norms(one.to(origin) - origin, self.attack.set.norm) for one in kept]
         return torch.stack(sizes).masked_fill(~self.success, math.inf)
 
     def mean_distance(self) -> float:
@@ -225,6 +227,8 @@ class AttackResult:
 def check(model: nn.Module, split: Split) -> None:
     """Warn about what would make an attack's numbers meaningless; raise where they cannot be."""
     checked(model, split)
+    if torch.is_inference_mode_enabled():
+        raise ValueError("an attack needs gradients: call it outside of torch.inference_mode()")
     if model.training:
         warn("the model is in train mode; it is attacked in eval mode and given back as it was")
     output, x = probe(model, split), split[:8].x.to(device_of(model))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attacks import Attack
 from .certify import margins
-from .checks import brief, number
+from .checks import brief, number, widest
 from .models import logits
 from .perturbations import Pixels
 from .relaxations import Inner
@@ -53,7 +53,8 @@ def attacked_margins(
         )  # fmt: skip
         found = replace(attack, set=Pixels(eps))(model, split)
         images += [split.with_x(x) for x in found.x]
-    return torch.stack([-margin(logits(model, one), one.y).double() for one in images]).amin(0)
+    least = torch.stack([-margin(logits(model, one), one.y) for one in images]).amin(0)
+    return least.to(widest(least.device))
 
 
 def bracket(

@@ -70,7 +70,7 @@ def certified(
     such sums.
     """
     bound, slack, right = _certificates(model, split, eps, method, inner, batch_size, progress)
-    return right & (bound > slack)
+    return (right & (bound > slack)).to(split.y.device)
 
 
 def _certificates(
@@ -108,8 +108,9 @@ def _certificates(
                     "compute: is a forward() not their own?"
                 )
             slacks.append(2 * slack)
-    bound, slack = (torch.cat(parts).to(split.y.device) for parts in (bounds, slacks))
-    return bound, slack, output.argmax(1) == split.y
+    home = device if split.y.device.type == "mps" else split.y.device
+    bound, slack = (torch.cat(parts).to(home) for parts in (bounds, slacks))
+    return bound, slack, (output.argmax(1) == split.y).to(home)
 
 
 def check(eps: float, method: str, inner: str) -> None:

@@ -56,6 +56,11 @@ def device(name: torch.device | str) -> torch.device:
     return found
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or on MPS, which has none, float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def watched() -> bool:
     """Whether values on a device can be looked at: not while a CUDA graph is being recorded."""
     return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())

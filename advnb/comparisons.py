@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from . import zoo
 from .checks import brief
@@ -105,13 +105,19 @@ def run(
     return sweep(wanted, measure, within=("features", "k"), **settings)
 
 
+def of_networks(fields: Mapping[str, Any]) -> list[Any]:
+    """What decides a result beside the cell's fields: the two networks' weights."""
+    cards = (zoo.card(f"{fields['data']}-cnn-{kind}") for kind in FEATURES[:2])
+    return [1, *(card["checksum"] for card in cards)]
+
+
 @dataclass(frozen=True)
 class Relate:
     """What `sweep` runs for a Cell: accuracy, success over images, the mean normalised distance (Z
     table 1) and what `relation` finds; of each the bounds as well, with `_low` and `_high`."""
 
     device: str = "cpu"
-    version: ClassVar[int] = 1
+    version = staticmethod(of_networks)
 
     def __call__(self, cell: Cell) -> Mapping[str, Any]:
         data = load(cell.data)
@@ -158,7 +164,7 @@ class Diverge:
     bootstrap interval and bias, and of the nearest-neighbour estimate."""
 
     device: str = "cpu"
-    version: ClassVar[int] = 1
+    version = staticmethod(of_networks)
 
     def __call__(self, cell: PlaneCell) -> Mapping[str, Any]:
         data = load(cell.data)

@@ -111,16 +111,14 @@ def figure(
     known = loaded.manifold is not None
     able = {"on-true": known, "on-learned": loaded.name in SHIPPED}
     recipes = recipes or [recipe for recipe in FIGURE if able.get(recipe, True)]
-    attacks = attacks or [
-        a for a in ("error", "regular", "on-true", "on-learned") if able.get(a, True)
-    ]
+    attacks = attacks or [attack for attack in MEASURED if able.get(attack, True)]
     return grid(
         data, recipes, n or profile.curve, seeds or range(profile.seeds), attacks, model,
         profile=profile,
     )  # fmt: skip
 
 
-# the strategies of Fig. 5 and 6, in the order of its legend
+# the measures of Fig. 5 and 6, and their strategies in the order of the legend
 MEASURED = ("error", "regular", "on-true", "on-learned")
 FIGURE = ("normal", "augmented", "transformation", "on-true", "on-learned", "regular")
 
@@ -206,15 +204,17 @@ class Measure:
         return [VERSION, _sha256(name)] if name.endswith(".npz") else VERSION
 
     def __call__(self, cell: Cell) -> Rate:
-        model, base = self.model(cell), cell.attack.removesuffix("-unseen")
+        base = cell.attack.removesuffix("-unseen")
+        name = base.removesuffix("-transfer")
+        if name != "error":  # what cannot be searched is told before a model is trained
+            found = searched(load(cell.data), name)
+        model = self.model(cell)
         test = _test(cell.data, str(self.version(vars(cell))), cell.images, self.device)
         if base != cell.attack:
             test = unseen_faces(test)
         if base == "error":
             right = accuracy(model, test)
             return Rate(1 - right.value, 1 - right.high, 1 - right.low, right.n)
-        name = base.removesuffix("-transfer")
-        found = searched(load(cell.data), name)
         attack: Attack | CarliniWagner = Attack(found, restarts=cell.restarts, seed=cell.seed)
         if name.endswith("-cw"):
             attack = CarliniWagner.printed(found, cell.seed)
@@ -233,9 +233,7 @@ class Measure:
         if cell.attack != "error":
             each = 60 if cell.attack.startswith(LEARNED) else 20
             return cell.images * cell.restarts * each
-        attacked = [p for p in RECIPES[cell.recipe](load(cell.data)).parts if p.attack is not None]
-        searched = sum(part.share * (part.attack.steps + 1) for part in attacked if part.attack)
-        return cell.n * cell.epochs * (1 + searched) + cell.images / 3
+        return cell.n * cell.epochs * (1 + _steps(cell.data, cell.recipe)) + cell.images / 3
 
     def path(self, k: str) -> Path | None:
         """Where the model whose key is `k` is left."""
@@ -245,6 +243,13 @@ class Measure:
         """The cell's trained model, in eval mode on `device`."""
         about = {name: getattr(cell, name) for name in TRAINED}
         return _trained(self, json.dumps(about), key(about, self))
+
+
+@lru_cache(maxsize=200)
+def _steps(data: str, recipe: str) -> float:
+    """Steps of attacks for an image that a strategy trains on."""
+    parts = RECIPES[recipe](load(data)).parts
+    return sum(part.share * (part.attack.steps + 1) for part in parts if part.attack)
 
 
 TRAINED = ("data", "model", "recipe", "n", "seed", "epochs")  # what decides a cell's model
@@ -269,6 +274,8 @@ def _trained(run: Measure, about: str, k: str) -> nn.Module:
             other = run.path(key(cell | {"seed": seed}, run))
             if other is not None and not other.exists():
                 paths[seed] = other
+    if len(paths) > 1 and not _stackable(cell, data):
+        paths = {cell["seed"]: path}
     seeds = list(paths)
     checkpoint = path and path.with_suffix(f".{'-'.join(map(str, seeds))}.checkpoint")
 
@@ -295,6 +302,14 @@ def _trained(run: Measure, about: str, k: str) -> nn.Module:
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)  # another process may have been at the same
     return models[0]
+
+
+def _stackable(cell: dict[str, Any], data: Dataset) -> bool:
+    try:
+        Stack([_new(cell, data, "cpu")])
+    except ValueError:  # MadryCIFAR looks at all channels at once
+        return False
+    return True
 
 
 def _new(cell: dict[str, Any], data: Dataset, device: str) -> Network:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .checks import brief, whole
+from .checks import brief, whole, widest
 from .models import device_of, lent
 from .neighbours import BLOCK, Nearest, nearest_rows
 from .splits import Split
@@ -155,7 +155,8 @@ class Standardised:
     """
 
     def __init__(self, features: Features, train: Split | Tensor) -> None:
-        found = embed(features, train).double()
+        found = embed(features, train)
+        found = found.to(widest(found.device))
         self.features, self.mean, spread = features, found.mean(0), found.std(0)
         alive = spread > 1e-6 * spread.max()
         if not alive.any():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from .checks import brief, number, watched, whole
+from .checks import brief, number, watched, whole, widest
 from .files import DamagedFileError, load_arrays
 from .projection import nearest
 from .stats import generator
@@ -237,12 +237,13 @@ class KnownManifold:
         J the derivatives of the image by its latents.
         """
         low, high = self.bounds
-        z, found = self.encode(split).double(), []
+        z, found = self.encode(split), []
+        z = z.to(widest(z.device))
         for rows in torch.arange(len(split), device=z.device).split(500):
             glyphs = self.glyphs(split.font[rows], split.y[rows], like=z)
             by_latent = slopes(glyphs, z[rows])[1].flatten(2)
             found.append(torch.logdet(by_latent @ by_latent.mT))
-        return -(high - low).double().log().sum().to(z) - torch.cat(found) / 2
+        return -(high - low).cpu().double().log().sum().to(z) - torch.cat(found) / 2
 
     def glyphs(self, font: Tensor, letter: Tensor, like: Tensor) -> Tensor:
         """Prototypes [N, 1, 28, 28] in the dtype and on the device of `like`.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .autoencoders import LATENTS, Autoencoder, Decoders
 from .checks import brief, number, watched, whole
 from .data import Dataset
-from .files import DamagedFileError, load_tensors, packed, save_tensors
+from .files import DamagedFileError, digest, load_tensors, packed, save_tensors
 from .projection import STAGES, nearest
 from .splits import Split
 from .stats import generator
@@ -268,4 +268,9 @@ class LearnedManifold:
 
     def __repr__(self) -> str:
         form = "one model" if self.shared else f"{self.about['classes']} models"
-        return f"LearnedManifold({self.about['kind']} of {self.about['title']}, {form})"
+        tensors = {"low": self.low, "high": self.high}
+        for row, network in enumerate(self._on(self.low)):
+            tensors |= network.state_dict(prefix=f"{row}.")
+        # bounds and weights in short: a checkpoint tells runs apart by this text
+        told = f"{self.about['kind']} of {self.about['title']}, {form}, {digest(tensors)[:8]}"
+        return f"LearnedManifold({told})"

@@ -23,6 +23,8 @@ from .search import Search, margin
 from .shrinking import Moved, shrink
 from .splits import Split
 from .stats import generator
+from .tones import ScaleShift
+from .transport import Transport
 
 # How near to the ends of its range a code may start. At an end it could not move: with the first
 # authors' 1 - 1e-6 a black pixel needs hundreds of steps to leave.
@@ -119,6 +121,8 @@ class CarliniWagner:
                 object.__setattr__(self, name, value)
         if self.set is not None and getattr(self.set, "norm", None) != self.norm:
             raise ValueError(f"set must be one of norm {self.norm}; got {brief(self.set)}")
+        if isinstance(self.set, ScaleShift | Transport):
+            raise ValueError(f"a smallest change of {type(self.set).__name__} is not defined")
         for name in ("searches", "steps", "power"):
             whole(name, getattr(self, name), 1)
         for name in ("constant", "lr"):
@@ -168,7 +172,7 @@ class CarliniWagner:
                 loss=partial(hinge, confidence=self.confidence), keep="smallest",
                 batch_size=self.batch_size,
             )  # fmt: skip
-            search = Search(attack, model, split, generator(self.seed, number, k), restart=number)
+            search = Search(attack, model, split, generator(self.seed, number, k))
             search.begin(moves.squash(best) if k else None)
             code, fooled, at = search.finish()
             better = torch.where(fooled, search.size < smallest, smallest.isinf())

@@ -269,6 +269,8 @@ def finite(output: Tensor) -> Tensor:
 
 def logits(model: nn.Module, split: Split, batch_size: int = BATCH) -> Tensor:
     """The model's outputs for a split, [N, classes], on the split's device, without gradients."""
+    if isinstance(model, Stack):
+        raise ValueError("a Stack is for training: look at each of its networks, unstack()")
     probe(model, split)
     batch_size = whole("batch_size", batch_size, 1)
     parts = []

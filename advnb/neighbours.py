@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import whole
+from .checks import whole, widest
 
 BLOCK = 65_536  # rows among which neighbours are sought at a time
 CELLS = 2**23  # numbers in a tile of distances, about what a cache holds
@@ -97,10 +97,9 @@ def _in_block(rows: Tensor, block: Tensor, k: int) -> Nearest:
 
 def _distances(rows: Tensor, block: Tensor, index: Tensor) -> Tensor:
     """From each row [N, d] to the block's rows at its positions [N, c]."""
-    wide = torch.float32 if rows.device.type == "mps" else torch.float64  # MPS has no float64
     found, n = [], max(1, CELLS // (8 * index.shape[1] * rows.shape[1]))
     for part, at in zip(rows.split(n), index.split(n)):
-        away = block[at].to(wide) - part[:, None]
+        away = block[at].to(widest(block.device)) - part[:, None]
         found.append(torch.linalg.vector_norm(away, dim=2))
     return torch.cat(found)
 

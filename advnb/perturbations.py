@@ -172,7 +172,7 @@ def norms(change: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
 
 
-def _rows(factor: Tensor, like: Tensor) -> Tensor:
+def rows(factor: Tensor, like: Tensor) -> Tensor:
     return factor.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -247,7 +247,7 @@ class Region:
             change = code - self.origin
             length = norms(change, "l2")
             factor = (self.eps / length.clamp_min(1e-30)).clamp_max(1)
-            torch.addcmul(self.origin, change, _rows(factor, code), out=code)
+            torch.addcmul(self.origin, change, rows(factor, code), out=code)
             code.clamp_(self.low, self.high)  # rounding alone could step over the edge
         return code
 
@@ -277,10 +277,10 @@ class Region:
         radius = torch.rand(len(direction), generator=stream)
         if kind == "uniform":
             radius **= 1 / direction[0].numel()
-        return direction * _rows(self.eps * radius / norms(direction, self.norm), direction)
+        return direction * rows(self.eps * radius / norms(direction, self.norm), direction)
 
     def ascend(self, gradient: Tensor) -> Tensor:
         """The step of length 1 that a linear loss grows most along, in this norm."""
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / _rows(norms(gradient, "l2").clamp_min(1e-30), gradient)
+        return gradient / rows(norms(gradient, "l2").clamp_min(1e-30), gradient)

@@ -18,6 +18,7 @@ from .models import BATCH, NOT_FINITE, lent
 from .passes import quickened
 from .perturbations import PerturbationSet, Region
 from .splits import Split
+from .stacks import Stack
 
 if TYPE_CHECKING:
     from .attacks import Attack
@@ -68,6 +69,9 @@ class Search:
         self.attack, self.model, self.restart, self.quiet = attack, model, restart, quiet
         self.split = self.live = split
         self.batch_size = attack.batch_size or (200 if split.y.device.type == "cpu" else 2000)
+        self.whole = isinstance(model, Stack)  # it tells whose a row is by its place among all
+        if self.whole:
+            self.batch_size = len(split)
         self.region: Region = attack.set.region(split)
         each = len(split) // len(streams)
         parts = [
@@ -135,6 +139,8 @@ class Search:
         """ValueError where an output or a loss was NaN or infinite."""
         outputs, losses = self.finite.tolist()
         if not outputs:
+            if self.split.dtype == torch.float16:
+                raise ValueError("float16 is too coarse for the attack's steps: take float32")
             raise ValueError(NOT_FINITE)
         if not losses:
             raise ValueError("the loss is NaN or infinite: check the loss function")
@@ -235,7 +241,7 @@ class Search:
 
     def _drop(self) -> None:
         gone = len(self.left) - int(self.left.sum())
-        if gone * 16 < len(self.left) or not gone:
+        if gone * 16 < len(self.left) or not gone or self.whole:
             return
         stay = self.left.nonzero()[:, 0]
         self.rows, self.code, self.left = self.rows[stay], self.code[stay], self.left[stay]

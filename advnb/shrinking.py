@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .attacks import Attack
 from .models import BATCH, logits
-from .perturbations import Norm, PerturbationSet, Region, norms
+from .perturbations import Norm, PerturbationSet, Region, norms, rows
 from .search import Search, decoded
 from .splits import Split
 from .stats import generator
@@ -29,10 +29,6 @@ SHRINK = 0.5  # tau goes this far below the smallest change so far (the first au
 FINEST = 0.001  # too long to the small ones), and half as far after a failure, down to this far
 SMALLEST = 0.05  # first tau of a start that is no change, of the way to the end of the range
 GROWTH = 1.5  # of tau while an image is not fooled yet
-
-
-def rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +111,7 @@ def shrink(
             Moved(searched, box), steps=steps, lr=lr, optimizer="sign", start="zero",
             loss="margin", batch_size=settings.batch_size,
         )  # fmt: skip
-        search = Search(attack, model, split, stream, restart=number)
+        search = Search(attack, model, split, stream)
         search.begin(box.project_(begin.clone()))
         code, fooled, at = search.finish()
         # so close to the edge of a class rounding decides: the model itself has the last word

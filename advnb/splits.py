@@ -64,6 +64,7 @@ class Split:
         self.y, self.z, self.font, self.dataset = y, z, font, dataset
         self._x: Tensor | None = x
         self._gather: tuple[Tensor, Tensor] | None = None
+        self._decoded = False  # whether the images are those of the codes
 
     @classmethod
     def _of(
@@ -78,7 +79,7 @@ class Split:
         """A split from parts that are known to be sound, without looking at every pixel."""
         split = cls.__new__(cls)
         split.y, split.z, split.font, split.dataset = y, z, font, dataset
-        split._x, split._gather = x, gather
+        split._x, split._gather, split._decoded = x, gather, x is None and gather is None
         return split
 
     @property
@@ -126,7 +127,7 @@ class Split:
 
     def content(self) -> dict[str, Tensor]:
         """What tells this split from another: pixels, or the codes that they are decoded from."""
-        if self._stored is None:
+        if self._decoded:  # whether or not somebody has looked at them
             assert self.z is not None
             assert self.font is not None
             return {"z": self.z, "font": self.font, "y": self.y}
@@ -188,7 +189,9 @@ class Split:
                 gather = (self._x, rows)
         elif self._gather is not None:
             gather = (self._gather[0], self._gather[1][rows])
-        return Split._of(y, z, font, self.dataset, x, gather)
+        part = Split._of(y, z, font, self.dataset, x, gather)
+        part._decoded = self._decoded
+        return part
 
     def shuffled(self, seed: int) -> Split:
         """The same images in a random order that `seed` decides."""
@@ -202,7 +205,9 @@ class Split:
         z = None if self.z is None else self.z.to(device)
         font = None if self.font is None else self.font.to(device)
         x = None if self._stored is None else self.x.to(device)
-        return Split._of(self.y.to(device), z, font, self.dataset, x)
+        moved = Split._of(self.y.to(device), z, font, self.dataset, x)
+        moved._decoded = self._decoded
+        return moved
 
     def __repr__(self) -> str:
         title = self.dataset.title if self.dataset else "images"

@@ -34,7 +34,7 @@ def beside(figure: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     same = ["model", "recipe", "attack", "n"]
     if table is None:
         table = pd.concat([shipped("fonts"), shipped("supplement")])
-    found = summary(table)
+    found = summary(table[table.data == "fonts"])
     theirs = _told(figure)[[*same, "value"]].rename(columns={"value": "printed"})
     return found[[*same, "value", "low", "high", "seeds"]].merge(theirs, on=same, how="inner")
 

@@ -274,7 +274,7 @@ def _one(cell: Any, run: Callable, folder: Path, k: str) -> Fields:
     row = found | {
         "seconds": round(time.perf_counter() - began, 3),
         "made": str(date.today()),
-        "machine": f"{_processor()}, torch {torch.__version__.split('+')[0]}",
+        "machine": f"{_processor(run)}, torch {torch.__version__.split('+')[0]}",
         "error": "",
     }
     keep(folder, k, row)
@@ -285,8 +285,9 @@ def _failed(why: str) -> Fields:
     return {"error": why.strip()}
 
 
-def _processor() -> str:
-    if torch.cuda.is_available():
+def _processor(run: Callable) -> str:
+    """What a run computes on, where it tells by `device`; else the best there is."""
+    if torch.cuda.is_available() and str(getattr(run, "device", "cuda")).startswith("cuda"):
         return torch.cuda.get_device_name()
     return f"one thread, {platform.machine()} CPU"
 

@@ -45,12 +45,6 @@ class ToneRegion(Region):
         change[:, 0], change[:, 1] = self.eps * tone[:, 0], self.eps * (2 * tone[:, 1] - 1)
         return change
 
-    def ascend(self, gradient: Tensor) -> Tensor:
-        step = super().ascend(gradient)
-        if not self.tones.searched:
-            step[:, :TONE] = 0
-        return step
-
     def __getitem__(self, rows: slice | Tensor) -> ToneRegion:
         inner = vars(super().__getitem__(rows))
         return ToneRegion(**inner | {"image": self.image[rows]})
@@ -98,9 +92,10 @@ class ScaleShift:
     def toned(self, code: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha * x + beta [N, pixels], what a change of pixels is multiplied with: a number, or
         alpha [N, 1])."""
-        alpha = 1 - (1 - self.lowest) / self.eps * code[:, :1]
+        tone = code[:, :TONE] if self.searched else code[:, :TONE].detach()  # no way back: it stays
+        alpha = 1 - (1 - self.lowest) / self.eps * tone[:, :1]
         low, high = self.shifts
-        shift = (low + high) / 2 + (high - low) / (2 * self.eps) * code[:, 1:TONE]
+        shift = (low + high) / 2 + (high - low) / (2 * self.eps) * tone[:, 1:]
         toned = alpha * image + (1 - alpha) / 2 * (1 + shift)
         return toned, alpha if self.relative else torch.ones_like(alpha)
 

@@ -134,8 +134,10 @@ def fit(
             if checkpoint is not None:
                 print(f"stopped at step {step:,} of {total:,}; run it again to go on")
             raise
-    optimizer.zero_grad()
-    return model.eval()
+        finally:  # as it was found, however it ends
+            optimizer.zero_grad()
+            model.eval()
+    return model
 
 
 def _outputs(model: nn.Module, images: list[Tensor], count: int) -> list[Tensor]:

@@ -381,6 +381,18 @@ def test_inside_no_grad_and_inference(looked: tuple) -> None:
         assert torch.equal(attack(model, split).x, result.x)
 
 
+def test_without_gradients() -> None:
+    split = Split(torch.rand(3, 1, 6, 6), torch.arange(3) % 2)
+    with torch.inference_mode(), refused("call it outside of torch.inference_mode"):
+        Attack(Pixels(0.1))(linear(), split)
+
+
+def test_half_precision_is_told_where_it_does_not_do() -> None:
+    split = Split(torch.rand(3, 1, 6, 6).half(), torch.arange(3) % 2)
+    with refused("float16 is too coarse for the attack's steps: take float32"):
+        Attack(Pixels(0.1, "l2"), steps=3)(linear().half(), split)
+
+
 # --- starts and exact bounds
 
 EXACT = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}

@@ -210,6 +210,32 @@ def test_a_search_that_is_given_up_goes_on_where_it_was(
     assert land.table().to_dict() == again.to_dict()
 
 
+def test_a_search_that_is_interrupted_can_be_begun_again(
+    robust: nn.Module, letters: advnb.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    land = Landscape(robust, letters, PGD, cache=tmp_path, **GRID)
+    with monkeypatch.context() as patch:
+        patch.setattr(Attack, "iterate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            next(land.search())
+    assert not land.known.any()
+    list(land.search())
+    assert land.known.all()
+
+
+def test_letters_are_known_again_once_they_were_drawn(
+    robust: nn.Module, fonts: advnb.Dataset, tmp_path: Path
+) -> None:
+    letters, grid = fonts.test(10), {"alphas": [1.0], "shifts": [0.0]}
+    list(Landscape(robust, letters, PGD, cache=tmp_path, **grid).search())
+    for again in (letters, fonts.test(10), fonts.test(20)[:10]):
+        assert Landscape(robust, again, PGD, cache=tmp_path, **grid).known.all()
+
+
 @pytest.mark.parametrize("bad", ["empty", "cut", "flipped", "other"])
 def test_damage_is_noticed(found: Callable, tmp_path: Path, attacks: list, bad: str) -> None:
     table = found()

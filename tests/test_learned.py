@@ -1042,7 +1042,7 @@ def test_made_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = tmp_path / "three-flow.safetensors"
     arguments = ["--steps", "3", "--width", "4", "--out", str(out)]
     assert main(["vaegan", "train", str(data), *arguments]) == 0
-    assert "LearnedManifold(flow of three, 3 models)" in capsys.readouterr().out
+    assert "LearnedManifold(flow of three, 3 models, " in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {data.name, out.name}
     read, loaded = LearnedManifold.read(out), advnb.load(data)
     test = loaded.test(10_000)

@@ -15,6 +15,8 @@ from advnb import Attack, AttackResult, OnManifold, Pixels, Split, zoo
 from advnb.minimal import CarliniWagner
 from advnb.perturbations import norms
 from advnb.stats import generator
+from advnb.tones import ScaleShift
+from advnb.transport import Transport
 
 from .conftest import refused
 
@@ -566,6 +568,12 @@ def test_bad_settings(wrong: dict[str, Any]) -> None:
 def test_set_of_another_norm() -> None:
     with refused("^set must be one of norm linf"):
         CarliniWagner("linf", set=Pixels(0.3, "l2"))
+
+
+@pytest.mark.parametrize(("norm", "wrong"), [("linf", ScaleShift(0.3)), ("l2", Transport())])
+def test_sets_without_a_smallest_change(norm: Any, wrong: Any) -> None:
+    with refused(f"^a smallest change of {type(wrong).__name__} is not defined"):
+        CarliniWagner(norm, set=wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"power": 0}, {"power": "2"}, {"starts": 3}], ids=str)

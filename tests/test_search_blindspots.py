@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import advnb
-from advnb import Attack, Pixels, Split
+from advnb import Attack, OnManifold, Pixels, Split
 from advnb.blindspots import (
     FAMILIES,
     Blur,
@@ -27,7 +27,9 @@ from advnb.blindspots import (
     defences,
     find_blindspot,
     scale_shift,
+    table,
 )
+from advnb.models import CNN
 
 from .conftest import refused
 
@@ -318,6 +320,24 @@ def test_an_own_change_and_the_models_own_attack() -> None:
     assert usual.size == pytest.approx(found.size, rel=0.03)  # 0.1 for data of no name
 
 
+@dataclass(frozen=True)
+class Lost(Change):
+    """Its default is a change, so no path to it begins at none."""
+
+    level: float = 0.5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.level
+
+
+@dataclass(frozen=True)
+class Bare(Change):
+    level: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.level
+
+
 def test_a_model_lent_in_train_mode(fonts: advnb.Dataset) -> None:
     trained = advnb.zoo.load("fonts-cnn-normal")
     attack = Attack(Pixels(0.02), steps=2, lr=0.01, optimizer="sign")
@@ -359,6 +379,8 @@ def test_defences_against_the_closed_form() -> None:
         ({"changes": []}, "changes must be a list of changes"),
         ({"changes": Gamma(2)}, "changes must be a list of changes"),
         ({"changes": [lambda x: x]}, "changes must be a list of changes"),
+        ({"changes": [Lost(0.4)]}, "the defaults of Lost must be no change at all"),
+        ({"changes": [Bare(0.4)]}, "the defaults of Bare must be no change at all"),
     ],
 )
 def test_bad_searches(options: dict, words: str) -> None:
@@ -377,3 +399,12 @@ def test_other_bad_input() -> None:
         defences({"one": Gamma(2)}, grey(5), [Gamma(2)])  # type: ignore[dict-item]
     with refused("changes must be a list"):
         defences({"one": Middle()}, grey(5), {})
+    letters = advnb.load("fonts").test(4)
+    along = Attack(OnManifold(letters.dataset.manifold, 0.3))
+    for search in (
+        lambda: find_blindspot(CNN(), letters, attack=along),
+        lambda: defences({"one": CNN()}, letters, [Gamma(2)], along),
+        lambda: table(CNN(), letters, along),
+    ):
+        with refused("have no code on the manifold: attack their pixels"):
+            search()

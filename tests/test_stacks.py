@@ -115,6 +115,45 @@ def test_a_search_for_training_is_the_search(fonts: advnb.Dataset) -> None:
     assert torch.allclose(found(split, [3, 8]), torch.cat([mine, other]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("keep", ["strongest", "first"])
+def test_a_search_of_many_rows_is_each_networks_own(keep: str) -> None:
+    """More rows than a search takes at a time, and rows that leave it."""
+    networks = [WongKolter(seed).double().eval() for seed in range(5)]
+    attack = Attack(Pixels(0.02), steps=6, lr=0.005, keep=keep, batch_size=40)  # type: ignore[arg-type]
+    split = Split(noise(5 * 50, 1, 28, 28), torch.arange(250) % 10)
+    seeds = [3, 1, 4, 1, 5]
+    together = Recorded(attack, Stack(networks).eval())(split, seeds)
+    for k, (network, seed) in enumerate(zip(networks, seeds)):
+        rows = slice(50 * k, 50 * (k + 1))
+        alone = Recorded(attack, network)(split[rows], [seed])
+        assert torch.allclose(together[rows], alone, rtol=0, atol=1e-9)
+
+
+def test_a_stack_is_not_looked_at_as_one(fonts: advnb.Dataset) -> None:
+    stack = Stack([CNN(0), CNN(1)]).eval()
+    for look in (advnb.accuracy, Attack(Pixels(0.1), steps=1)):
+        with refused("look at each of its networks, unstack()"):
+            look(stack, fonts.test(20))
+
+
+def test_networks_that_cannot_be_stacked_train_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "_stackable", lambda *_: False)
+    curves._trained.cache_clear()
+    cell = Cell("fonts", "CNN", "normal", 100, 1, "error", 100, epochs=1)
+    found = Measure(str(tmp_path), together=(0, 1, 2))(cell)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    curves._trained.cache_clear()
+    assert found == Measure()(cell)
+    curves._trained.cache_clear()
+
+
+@pytest.mark.parametrize(("model", "able"), [("CNN", True), ("MadryCIFAR", False)])
+def test_which_networks_can_be_stacked(model: str, able: bool, fonts: advnb.Dataset) -> None:
+    assert curves._stackable({"model": model, "seed": 0}, fonts) is able
+
+
 def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
 

@@ -52,6 +52,7 @@ def test_beside_is_the_mean_and_the_printed_number() -> None:
         row("normal", "regular", 0, 0.9), row("normal", "regular", 1, 0.7),
         row("regular-full", "error", 0, 0.5), row("normal", "on-true", 0, 0.1),
         row("normal", "error", 0, 0.3, model="MLP"),
+        row("normal", "regular", 0, 0.1) | {"data": "mnist"},
     ])  # fmt: skip
     found = supplement.beside("variants", table).set_index(["model", "recipe", "attack", "n"])
     theirs = printed("variants").query("data == 'fonts' and n == 1000")
@@ -97,6 +98,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     narrow = ["--recipe", "normal", "--attack", "error"]
     assert main(["sweep", "fonts", "--figure", "l2", *narrow]) == 0
     assert {(c.recipe, c.attack) for c in asked[1]} == {("normal", "error")}
+    assert main(["sweep", "fonts", "--figure", "models", "--model", "cnn"]) == 2
+    assert "figure models has no cells of model cnn" in capsys.readouterr().err
     assert main(["sweep", "mnist", "--figure", "l2"]) == 2
     assert "--figure is of fonts" in capsys.readouterr().err
 

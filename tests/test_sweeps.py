@@ -98,6 +98,22 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
+def test_a_row_tells_the_device_that_its_run_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    told = {}
+    for device in ("cpu", "cuda:1", None):
+        run = Counted()
+        if device:
+            run.device = device  # type: ignore[attr-defined]
+        told[device] = quiet([{"n": 1}], run, tmp_path / str(device)).machine[0]
+    assert "CPU" in told["cpu"]
+    assert told["cuda:1"].startswith("a GPU, torch")
+    assert told[None].startswith("a GPU, torch")
+
+
 def test_table(tmp_path: Path) -> None:
     run = Counted()
     cells = [{"n": 3, "name": "b"}, {"n": 1, "name": None}, {"n": 3, "name": "b"}, {"n": 2}]

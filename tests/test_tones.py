@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -85,16 +86,20 @@ def test_gradients(relative: bool) -> None:
     )
 
 
-def test_the_search_keeps_the_tone_unless_told(trained: advnb.models.CNN) -> None:
+@pytest.mark.parametrize("optimizer", ["sign", "adam"])
+def test_the_search_keeps_the_tone_unless_told(
+    trained: advnb.models.CNN, optimizer: Literal["sign", "adam"]
+) -> None:
     split = advnb.load("fonts").test(40)
     plain = Attack(
-        ScaleShift(0.02, 0.6, searched=False), steps=5, lr=0.01, optimizer="sign", start="uniform",
-        keep="strongest",
+        ScaleShift(0.02, 0.6, searched=False), steps=5, lr=0.01, optimizer=optimizer,
+        start="uniform", keep="strongest",
     )  # fmt: skip
     moved = replace(plain, set=ScaleShift(0.02, 0.6))
     begin = plain.set.region(split).start("uniform", generator(plain.seed, 0))
     fixed, free = plain(trained, split), moved(trained, split)
     assert torch.equal(fixed.code[0][:, :2], begin[:, :2])
+    assert (fixed.code[0][:, 2:] != begin[:, 2:]).any()
     assert (free.code[0][:, :2] != begin[:, :2]).any()
     assert free.success_rate().value >= fixed.success_rate().value
     assert 0 <= free.x.min() <= free.x.max() <= 1

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import advnb
-from advnb import Attack, Pixels, Split, fit, recipes, training
+from advnb import Attack, OnManifold, Pixels, Split, fit, recipes, training
 from advnb.files import DamagedFileError
+from advnb.manifolds import LearnedManifold
 from advnb.models import CNN
 from advnb.recipes import Decay, OneCycle, Part, Recipe
 from advnb.stats import generator
@@ -348,6 +349,37 @@ def test_checkpoints_of_other_runs(tmp_path: Path) -> None:
             fit(model, split, other, epochs=epochs, seed=seed, checkpoint=path, progress=False)
         assert same_weights(model, before)
     assert path.read_bytes() == kept
+
+
+def test_letters_that_were_drawn_are_the_same_run(fonts: advnb.Dataset, tmp_path: Path) -> None:
+    letters, run = fonts.train(20), {"epochs": 1, "progress": False}
+    for _ in range(2):  # the first has drawn the letters
+        fit(CNN(0), letters, recipes.normal(), checkpoint=tmp_path / "run", **run)
+    fit(CNN(0), fonts.train(20), recipes.normal(), checkpoint=tmp_path / "run", **run)
+    with refused("belongs to another run"):
+        fit(CNN(0), fonts.train(21), recipes.normal(), checkpoint=tmp_path / "run", **run)
+
+
+def test_another_manifold_is_another_run(fonts: advnb.Dataset, tmp_path: Path) -> None:
+    wide = LearnedManifold.load(fonts)
+    run = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "run"}
+    for manifold in (wide, wide.within(0.5)):
+        recipe = recipes.adversarial(Attack(OnManifold(manifold, 0.3), steps=1))
+        if manifold is not wide:
+            with refused("belongs to another run"):
+                fit(CNN(0), fonts.train(20), recipe, **run)
+        else:
+            fit(CNN(0), fonts.train(20), recipe, **run)
+    assert str(wide) == str(LearnedManifold.load(fonts)) != str(wide.within(0.5))
+
+
+def test_a_training_that_fails_leaves_no_trace() -> None:
+    model = dropout_net()
+    stop_after(model, 2)
+    with pytest.raises(StoppedError):
+        fit(model, small(), recipes.normal(batch_size=8), epochs=1, progress=False)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])

@@ -103,8 +103,10 @@ class Landscape:
         try:
             for _ in self._going:  # not `yield from`, which would end it with this one
                 yield
-        except Exception:
-            self._going = None  # a search that has failed begins anew
+        except GeneratorExit:  # given up
+            raise
+        except BaseException:  # a search that has failed, or was interrupted, begins anew
+            self._going = None
             raise
 
     def _search(self) -> Iterator[None]:

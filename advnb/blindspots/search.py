@@ -12,13 +12,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..attacks import Attack
-from ..checks import brief, number
+from ..checks import brief, number, widest
 from ..models import accuracy, checked
 from ..splits import Split
 from ..stats import Rate, rate
 from .changes import FAMILIES, Change, Scaled
 from .landscape import one_start
 from .shift import radius
+from .tables import on_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,8 @@ def find_blindspot(
     checked(model, split)
     number("accuracy_drop", accuracy_drop, "a number from 0 to 1", lambda v: 0 <= v <= 1)
     number("success", success, "a number above 0, at most 1", lambda v: 0 < v <= 1)
-    ends = [end for _, end in named(sum(FAMILIES.values(), ()) if changes is None else changes)]
+    wanted = named(sum(FAMILIES.values(), ()) if changes is None else changes)
+    ends = [from_none(end, split.x[:1]) for _, end in wanted]
     with tqdm(desc="blind spots", unit=" attacks", disable=not progress) as bar:
         trials = _Trials(model, split, checked_attack(attack, split), success, bar)
         found = before = trials.whole(Scaled())
@@ -143,11 +145,25 @@ def named(changes: Any) -> list[tuple[str, Change]]:
     return found
 
 
+def from_none(change: Change, x: Tensor) -> Change:
+    """The change; ValueError unless it grows from no change of images x."""
+    try:
+        none = size_of(change.part(0), x)
+    except TypeError:  # a field has no default
+        none = math.inf
+    if none > 1e-6:
+        raise ValueError(f"the defaults of {type(change).__name__} must be no change at all")
+    return change
+
+
 def checked_attack(attack: Attack | None, split: Split) -> Attack:
     """The attack, or the usual one if None; ValueError for anything else."""
-    if attack is not None and not isinstance(attack, Attack):
+    if attack is None:
+        return one_start(radius(split))
+    if not isinstance(attack, Attack):
         raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
-    return attack or one_start(radius(split))
+    on_images(attack)
+    return attack
 
 
 def attacked(model: nn.Module, split: Split, change: Change, attack: Attack) -> dict[str, Rate]:
@@ -158,7 +174,7 @@ def attacked(model: nn.Module, split: Split, change: Change, attack: Attack) -> 
 
 def size_of(change: Change, x: Tensor) -> float:
     """Mean L2 norm of the change of images x [N, C, H, W]."""
-    return (change(x) - x).flatten(1).double().norm(dim=1).mean().item()
+    return (change(x) - x).flatten(1).to(widest(x.device)).norm(dim=1).mean().item()
 
 
 class _Path:

@@ -12,6 +12,7 @@ from ..attacks import Attack
 from ..checks import brief
 from ..minimal import CarliniWagner
 from ..models import accuracy
+from ..perturbations import OnManifold
 from ..splits import Split
 from ..stats import Rate
 from .shift import Defence, printed, radius, shifted, valid_pairs
@@ -48,6 +49,7 @@ def table(
         raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
     if isinstance(attack, CarliniWagner) and attack.norm != "linf":
         raise ValueError('the paper\'s radii are L-infinity: take CarliniWagner("linf")')
+    on_images(attack)
     wanted = valid_pairs(split, pairs, defence)
     eps = radius(split, defence)
     for alpha, beta in tqdm(wanted, desc="(alpha, beta)", disable=not progress):
@@ -67,6 +69,15 @@ def table(
             }
         )
     return pd.DataFrame(rows)
+
+
+def on_images(attack: Attack | CarliniWagner) -> None:
+    """ValueError for an attack that does not begin at the transformed image itself."""
+    if isinstance(attack.set, OnManifold):
+        raise ValueError(
+            "scaled and shifted images have no code on the manifold: attack their pixels, "
+            "Attack(Pixels(0.3)) say"
+        )
 
 
 def _both(
