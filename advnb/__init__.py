@@ -66,10 +66,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-LAZY = {
-    "blindspots", "comparisons", "curves", "distances", "divergence", "live", "plots", "quality",
-    "vaegan",
-}  # fmt: skip
+LAZY = {"comparisons", "curves", "distances", "divergence", "live", "plots", "quality", "vaegan"}
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,8 @@ def _blindspots(args: argparse.Namespace) -> int:
     if args.out:
         files.write(args.out, lambda path: table.to_csv(path, index=False))
     rates = ["accuracy", "success", "success_scaled"]
-    print(table[["model", "alpha", "beta", *rates, "n"]].to_string(index=False))
+    shown = ["model", "alpha", "beta", *rates, "n"]  # of failed columns there are no rates
+    print(table.reindex(columns=shown).to_string(index=False))
     failed = int((table.error != "").sum())
     if failed:
         print(f"advnb: {failed} of {len(table)} columns failed; run it again", file=sys.stderr)

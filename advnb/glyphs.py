@@ -80,7 +80,7 @@ def build(folders: Sequence[str | Path], out: str | Path = ATLAS, seed: int = 0)
             continue  # a file that the font libraries cannot read is not a usable face
     if not faces:
         raise ValueError(f"no usable face among {len(paths):,} font files: name more folders")
-    if len(faces) < N_FONTS and Path(out) == ATLAS:
+    if len(faces) < N_FONTS and Path(out).resolve() == ATLAS.resolve():
         raise ValueError(f"FONTS needs {N_FONTS:,} faces and these are {len(faces):,}: name more")
     ordered = sorted(faces.values(), key=lambda face: (face[0], face[2].tobytes()))
     np.random.default_rng(seed).shuffle(ordered)

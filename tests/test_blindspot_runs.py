@@ -60,6 +60,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert FONTS in capsys.readouterr().out
 
 
+def test_the_command_when_every_column_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["blindspots", FONTS, "--images", "0", "--cache", str(tmp_path)]) == 2
+    assert "5 of 5 columns failed" in capsys.readouterr().err
+
+
 def test_which_table() -> None:
     assert {name: runs.defence(name) for name in ("mnist-wrm", "fashion-small-certified")} == {
         "mnist-wrm": "wrm", "fashion-small-certified": "certified",

@@ -656,7 +656,7 @@ def test_a_click_on_the_map_moves_the_sliders(browser: playwright.Browser, lab: 
         advnb.zoo.load("fonts-cnn-adversarial"), split, alphas=[0.5, 0.62, 0.74, 0.88, 1],
         shifts=[-1, -0.4, 0, 0.5, 1],
     )  # fmt: skip
-    own.draw(land, 1, 0, split, "")
+    own.draw(land, 1, 0, (), "")
     width, height = own.canvas.get_width_height()
     for alpha, shift, beta in ((0.5, 1, 0.25), (0.88, -0.4, -0.024), (1, 0.5, 0)):
         x, y = own.figure.axes[0].transData.transform((alpha, shift))

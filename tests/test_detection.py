@@ -205,3 +205,11 @@ def test_bad_input(robust: CNN, fonts: advnb.Dataset) -> None:
     with refused("got 3 and 2"):
         auc(torch.ones(3), torch.ones(2))
     assert "detect" in blindspots.__all__
+
+
+def test_histograms_show_what_is_below_zero() -> None:
+    groups = {"one": torch.tensor([-1.0, -0.5, 0.2, 1.0]), "other": torch.tensor([-3.0, -2.0])}
+    (axes,) = plots.histograms(groups).axes
+    shares = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
+    assert shares == pytest.approx([1, 1])
+    assert axes.containers[1][0].get_x() == -3

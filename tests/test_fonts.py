@@ -247,6 +247,16 @@ def build(folder: Path, out: Path, *options: str) -> subprocess.CompletedProcess
     return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
 
 
+def test_the_packages_atlas_is_kept_however_it_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(glyphs, "ATLAS", tmp_path / "fonts.npz")
+    with refused("FONTS needs 1,000 faces"):
+        glyphs.build([folder], "fonts.npz")
+    assert not (tmp_path / "fonts.npz").exists()
+
+
 def test_build_an_atlas(folder: Path, tmp_path: Path) -> None:
     ran = build(folder, tmp_path / "a.npz")
     assert ran.returncode == 2  # fewer than the 1,000 faces of FONTS, and it says so

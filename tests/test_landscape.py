@@ -378,7 +378,7 @@ def test_a_cell_is_where_its_ring_is_drawn(alphas: list[int], shifts: list[int])
     assert figure.cell(0.5, 0.5) is None, "nothing is drawn yet"
 
     def drawn(alpha: float, beta: float) -> np.ndarray:
-        png = figure.draw(land, alpha, beta, split, "title")
+        png = figure.draw(land, alpha, beta, (), "title")
         return np.asarray(Image.open(io.BytesIO(png)), dtype=int)
 
     empty = drawn(-9, 0)

@@ -314,6 +314,23 @@ def test_a_control_that_moves_after_an_attack_goes_on_from_there(
     assert_tells(panel, model, letters)
 
 
+def test_a_control_that_goes_back_after_an_attack(
+    panel: LatentPanel, model: nn.Module, letters: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first it may be a late report of the walk; then it cannot be any longer."""
+    monkeypatch.setattr(latent_module, "LATE", 0.3)
+    own = code_of(panel)
+    press(panel, "Attack")
+    shown(panel)
+    monkeypatch.setattr(latent_module, "LATE", 1.0)
+    panel._given["rotation"] = [(time.monotonic(), v) for v in (own[5], code_of(panel)[5])]
+    panel.controls["rotation"].value = own[5]
+    until(lambda: panel._posted["rotation"] == pytest.approx(own[5], abs=1e-6))
+    shown(panel)
+    assert code_of(panel)[5] == pytest.approx(own[5], abs=1e-6)
+    assert_tells(panel, model, letters)
+
+
 def test_sliders_follow_the_walk(panel: LatentPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_module, "REFRESH", -1.0)  # a frame a step
     frames = [

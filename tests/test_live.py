@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -30,7 +32,7 @@ from advnb.live import panel as panel_module
 from advnb.live.panel import Frame, Panel, Runner
 from advnb.live.pointer import PointedImage
 
-from .conftest import ROOT, refused
+from .conftest import ROOT, real, refused
 
 WAIT = 120  # seconds until a test gives up; nothing here is about speed
 PNG = b"\x89PNG"
@@ -342,6 +344,47 @@ def test_submit_refuses_an_unknown_control(panel: BlindspotPanel) -> None:
     assert panel.params == before
 
 
+@pytest.mark.parametrize("name", ["alpha", "beta", "eps"])
+def test_submit_refuses_what_is_no_number(panel: BlindspotPanel, name: str) -> None:
+    before = panel.params
+    with refused(f"^{name} must be a finite number; got nan"):
+        panel.submit(**{name: float("nan")})
+    assert panel.params == before
+    shown(panel, alpha=0.8)
+
+
+def test_the_printed_numbers_are_of_such_a_model_and_radius() -> None:
+    """Of any other there are none."""
+    mnist, fashion = real("mnist").test(8), real("fashion").test(8)
+    panel = shown(BlindspotPanel(advnb.zoo.load("mnist-cnn-adversarial"), mnist, steps=1))
+    table, mine = advnb.blindspots.PRINTED, panel.params
+    for changed, split, kind in (
+        ({}, mnist, ("adversarial", "mnist")), ({"eps": 0.2}, mnist, None),
+        ({"model": "mnist-small-certified", "eps": 0.1}, mnist, ("certified", "mnist")),
+        ({"model": "mnist-small-certified"}, mnist, None),
+        ({"model": "fashion-wrm", "eps": 0.1}, fashion, ("wrm", "fashion")),
+        ({"model": "mnist-cnn-normal"}, mnist, None),
+    ):  # fmt: skip
+        expected = list(table[kind]) if kind else []
+        assert panel._paper(mine | changed, split) == expected
+    names = [child.description for child in panel._pairs.children[1:]]
+    assert names == [f"({a:g}, {b:g})" for a, b in advnb.blindspots.columns(mnist)]
+    shown(panel, data="fashion")
+    names = [child.description for child in panel._pairs.children[1:]]
+    assert names == [f"({a:g}, {b:g})" for a, b in advnb.blindspots.columns(fashion)]
+
+
+def test_a_closed_panel_is_freed(robust: nn.Module, letters: advnb.Split) -> None:
+    panel = shown(BlindspotPanel(robust, letters, steps=2))
+    model, before = weakref.ref(panel._cast["as given", "model"]), len(workers())
+    panel.close()
+    assert before == 1
+    assert all_ended()
+    del panel
+    gc.collect()
+    assert model() is None
+
+
 def test_a_control_that_moves_starts_the_attack_anew(
     panel: BlindspotPanel, robust: nn.Module, letters: advnb.Split
 ) -> None:
@@ -443,6 +486,19 @@ def test_save_writes_the_picture_under_its_parameters(
     for part in ("alpha-0.8", "beta-0.1", "eps-0.05"):
         assert part in path.name
     assert path.name in panel.message.value
+
+
+def test_a_picture_that_cannot_be_saved_is_told_in_the_panel(
+    panel: BlindspotPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(blindspot_module, "write", full)
+    shown(panel)
+    press(panel, "Save picture")
+    assert 'role="alert"' in panel.message.value
+    assert "Not saved: No space left on device" in panel.message.value
 
 
 class Raises(nn.Module):

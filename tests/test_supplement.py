@@ -7,7 +7,7 @@ import pytest
 
 from advnb import plots, supplement
 from advnb.__main__ import main
-from advnb.curves import Cell, printed
+from advnb.curves import Cell, printed, summary
 from advnb.sweeps import shipped
 
 from .conftest import refused
@@ -102,6 +102,25 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert "figure models has no cells of model cnn" in capsys.readouterr().err
     assert main(["sweep", "mnist", "--figure", "l2"]) == 2
     assert "--figure is of fonts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("figure", ["long", "celeba"])
+def test_figures_of_other_runs(figure: str) -> None:
+    for act in (supplement.cells, supplement.beside):
+        with refused(f"figure {figure} is not of these cells"):
+            act(figure)
+
+
+def test_another_network_s_error_is_another_place() -> None:
+    table = pd.DataFrame([
+        row("normal", attack, seed, value, model)
+        for model, error in (("CNN", 0.2), ("MLP", 0.4))
+        for attack, value in (("error", error), ("regular", 2 * error))
+        for seed in (0, 1)
+    ])  # fmt: skip
+    found = plots.strategies._measures(summary(table), "regular", "error")
+    assert len(found) == 2
+    assert found.value.tolist() == (2 * found.x).tolist()
 
 
 def test_the_picture_has_every_point() -> None:

@@ -26,7 +26,7 @@ class AttackPanel(Panel):
 
     `params`: image (a position in `split`), eps, steps, norm ("linf" or "l2") and loss ("ce" or
     "margin"); `show` names the controls that are on the page, the others keep their values. The
-    attack starts at the image itself and takes steps along the gradient's sign.
+    attack starts at the image itself and takes steps along the gradient's sign (L2: along it).
     """
 
     def __init__(

@@ -12,10 +12,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..blindspots import Landscape, columns, printed
+from ..blindspots import Landscape, Printed
 from ..blindspots.landscape import beta_of, grid, shift_of
 from ..plots.landscape import LEGEND, heat, mark, scale
-from ..splits import Split
 from .figures import LiveFigure
 from .panel import Frame, Panel, Params, picture
 from .pointer import PointedImage
@@ -62,13 +61,14 @@ class Map:
             self._land, self._settings = make(**self._grid), settings
         return self._land
 
-    def onto(self, frame: MapFrame, land: Landscape, split: Split) -> MapFrame:
-        """The frame with a picture of the landscape and a ring at its alpha and beta."""
+    def onto(self, frame: MapFrame, land: Landscape, paper: Sequence[Printed]) -> MapFrame:
+        """The frame with a picture of the landscape, a ring at its alpha and beta, and diamonds
+        where the paper prints a success."""
         known, of = int(land.known.sum()), land.known.numel()
         part = f", {known} of {of} pairs" if known < of else ""
-        title = f"success within ε = {land.eps:.3g} of {len(split)} images{part}"
+        title = f"success within ε = {land.eps:.3g} of {land.right.shape[2]} images{part}"
         alpha, beta = frame.params["alpha"], frame.params["beta"]
-        png = self._artist.draw(land, alpha, beta, split, title)
+        png = self._artist.draw(land, alpha, beta, paper, title)
         alt = (
             f"Map over alpha and the relative shift: {title}. {told(land)}A ring at alpha "
             f"{alpha:g}, relative shift {shift_of(alpha, beta):.2f}. {HINT}"
@@ -76,16 +76,18 @@ class Map:
         status = f"{frame.status}; {known} of {of} pairs of the map"
         return replace(frame, map=png, map_alt=alt, status=status)
 
-    def fill(self, frame: MapFrame, land: Landscape, split: Split) -> Iterator[MapFrame | None]:
+    def fill(
+        self, frame: MapFrame, land: Landscape, paper: Sequence[Printed]
+    ) -> Iterator[MapFrame | None]:
         """Search what is not known, with a frame now and then; the last one is complete."""
         due = time.monotonic() + AGE
         for _ in land.search():
             yield None
             if time.monotonic() > due:
                 began = time.monotonic()
-                yield self.onto(frame, land, split)
+                yield self.onto(frame, land, paper)
                 due = began + max(AGE, (time.monotonic() - began) / SHARE)
-        yield replace(self.onto(frame, land, split), complete=True)
+        yield replace(self.onto(frame, land, paper), complete=True)
 
     def show(self, frame: Frame | Exception) -> None:
         """Put a frame's map on the page."""
@@ -187,10 +189,12 @@ class MapFigure(LiveFigure):
         self._seen: tuple[Landscape, str] | None = None
         self._window: Window | None = None
 
-    def draw(self, land: Landscape, alpha: float, beta: float, split: Split, title: str) -> bytes:
+    def draw(
+        self, land: Landscape, alpha: float, beta: float, paper: Sequence[Printed], title: str
+    ) -> bytes:
         """PNG of what is known, with a ring at (alpha, beta); the title tells how much that is."""
         if self._seen != (land, title):
-            self._lay_out(land, split, title)
+            self._lay_out(land, paper, title)
             self._seen = land, title
         self._ring.set_data([alpha], [shift_of(alpha, beta)])
         return self.png()
@@ -200,10 +204,9 @@ class MapFigure(LiveFigure):
         left; None for a place outside the map."""
         return self._window.cell(across, down) if self._window else None
 
-    def _lay_out(self, land: Landscape, split: Split, title: str) -> None:
+    def _lay_out(self, land: Landscape, paper: Sequence[Printed], title: str) -> None:
         self.figure.clear()
         axes = self.figure.add_axes((0.1, 0.26, 0.775, 0.665))
-        paper = [p for pair in columns(split) if (p := printed(split, *pair)) is not None]
         success, accuracy = land.success.numpy(), land.accuracy.numpy()
         heat(axes, land.alphas, land.shifts, success, accuracy, paper, land.eps)
         bar = self.figure.add_axes((0.89, 0.26, 0.018, 0.665))

@@ -22,7 +22,7 @@ from ..perturbations import Manifold, OnManifold, manifold_of
 from ..plots import COLOURS, amplified, caption, mosaic
 from ..splits import Split
 from .figures import LiveFigure
-from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
+from .panel import REFRESH, Frame, Panel, Params, _open, button, chooser, slider
 
 STEPS = 40
 LATE = 2  # seconds after which a page reports nothing more of what a slider was given before
@@ -149,7 +149,16 @@ class LatentPanel(Panel):
                 if change and change[0]["owner"] is self.controls[name]:
                     # a page reports in order: the older ones are done with
                     del self._given[name][: self._reported(name, change[0]["new"]) or 0]
+                    if len(self._given[name]) > 1:  # a late report, or a hand that went back there
+                        timer = threading.Timer(LATE + 0.1, self._look_again)
+                        timer.daemon = True
+                        timer.start()
         super()._changed(*change)
+
+    def _look_again(self) -> None:
+        """Nothing is reported late any more: where a slider stands now is where it was moved."""
+        if self in _open and self.params != self._posted:
+            self._changed()
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         one, eta, steps = self._split[params["image"]], params["eta"], STEPS

@@ -11,6 +11,7 @@ import atexit
 import base64
 import contextlib
 import html
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -200,6 +201,9 @@ class Panel(widgets.VBox):
             raise ValueError(
                 f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
             )
+        for name, value in params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value}")
         before, self._quiet = self.params, True
         try:
             self._set(params)
@@ -240,6 +244,8 @@ class Panel(widgets.VBox):
         if hasattr(self, "runner"):  # not where __init__ was refused
             self.runner.close()
         _open.discard(self)
+        for part in self.children:
+            _close(part)
         super().close()
 
     def _changed(self, *_: Any) -> None:
@@ -273,6 +279,14 @@ class Panel(widgets.VBox):
             bundle["image/png"] = base64.b64encode(self.frame.png).decode()
             bundle["text/plain"] = self.frame.alt
         return bundle
+
+
+def _close(part: widgets.Widget) -> None:
+    """A widget and what it holds; those who observe it are held by it no longer."""
+    for inner in getattr(part, "children", ()):
+        _close(inner)
+    part.unobserve_all()
+    part.close()
 
 
 def _cell() -> tuple[str | None, str | None]:

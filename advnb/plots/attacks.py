@@ -53,8 +53,9 @@ def histograms(
     groups = {name: values for name, values in groups.items() if len(values)}
     if not groups:
         raise ValueError("there is no finite value to draw: every group is empty")
-    most = max(float(values.max()) for values in groups.values())
-    bins = np.linspace(0, most * 1.02 + 1e-9, 41).tolist()
+    least = min(0.0, *(float(values.min()) for values in groups.values()))
+    most = max(0.0, *(float(values.max()) for values in groups.values()))
+    bins = np.linspace(least, most + 0.02 * (most - least) + 1e-9, 41).tolist()
     peaks = {}
     for name, values in groups.items():
         share = np.full(len(values), 1 / len(values))

@@ -87,5 +87,6 @@ def _measures(table: pd.DataFrame, attack: str, against: str) -> pd.DataFrame:
         return rows.assign(x=rows.n)
     if "error" in rows and against == "error":  # printed: some have no n
         return rows.assign(x=rows.error)
-    other = table[table.attack == against][["recipe", "n", "value"]]
-    return rows.merge(other.rename(columns={"value": "x"}), on=["recipe", "n"], how="inner")
+    same = [name for name in ("data", "model", "recipe", "n") if name in table]
+    other = table[table.attack == against][[*same, "value"]]
+    return rows.merge(other.rename(columns={"value": "x"}), on=same, how="inner")

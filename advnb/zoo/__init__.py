@@ -109,6 +109,7 @@ def train(
     split = data.train(recipe.n).to(device)
     model = NETWORKS[recipe.network](recipe.seed, shape=data.shape, classes=len(data.classes))
     model = model.to(device)
+    folder = Path(folder)
     checkpoint = folder / f".{name}.checkpoint"
     resumed, began = checkpoint.exists(), time.perf_counter()
     fit(
