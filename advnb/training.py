@@ -134,7 +134,7 @@ def fit(
             if checkpoint is not None:
                 print(f"stopped at step {step:,} of {total:,}; run it again to go on")
             raise
-        finally:  # as it was found, however it ends
+        finally:  # however it ends: in eval mode, without gradients
             optimizer.zero_grad()
             model.eval()
     return model
