@@ -177,6 +177,8 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.figure:
         if args.data != "fonts":
             raise ValueError(f"--figure is of fonts; got {args.data}")
+        if args.profile:
+            raise ValueError("--figure has the paper's sizes: leave --profile out")
         wanted = supplement.cells(
             args.figure, args.n or supplement.SIZES, args.seed or supplement.SEEDS
         )

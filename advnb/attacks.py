@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .checks import brief, number, whole, widest
-from .models import BATCH, checked, device_of, lent, logits, probe
+from .models import BATCH, NO_STACK, checked, device_of, lent, logits, probe
 from .perturbations import STARTS, PerturbationSet, Start, norms
 from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
 from .splits import Split
+from .stacks import Stack
 from .stats import Rate, generator, rate
 
 
@@ -227,6 +228,8 @@ class AttackResult:
 def check(model: nn.Module, split: Split) -> None:
     """Warn about what would make an attack's numbers meaningless; raise where they cannot be."""
     checked(model, split)
+    if isinstance(model, Stack):
+        raise ValueError(NO_STACK)
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside of torch.inference_mode()")
     if model.training:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
-from . import zoo
+from . import checks, zoo
 from .checks import brief
 from .data import TITLES, find, load
 from .distances import FEATURES, Relation, attacked, features_of, relation
@@ -101,6 +101,7 @@ def run(
     kinds = {type(cell) for cell in wanted}
     if kinds not in ({Cell}, {PlaneCell}):
         raise ValueError(f"cells must be all Cell or all PlaneCell; got {brief(list(wanted))}")
+    checks.device(device)  # told once, not for every cell
     measure = Relate(device) if Cell in kinds else Diverge(device)
     return sweep(wanted, measure, within=("features", "k"), **settings)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from . import checks
 from .attacks import Attack
 from .checks import brief, existing, whole
 from .data import Dataset, cache_folder, load
@@ -57,6 +58,8 @@ class Cell:
             if getattr(self, name) not in there:
                 wrong = brief(getattr(self, name))
                 raise ValueError(f"{name} must be one of {', '.join(there)}; got {wrong}")
+        for name in ("n", "images", "restarts", "epochs"):
+            whole(name, getattr(self, name), 1)
 
 
 # S's sizes: test images whose error counts (160,000 in its curves), images and starts of an attack
@@ -133,6 +136,7 @@ def run(
 ) -> pd.DataFrame:
     """Sweep the cells on this machine; the trained models lie in the cache too. On an NVIDIA GPU
     the models that differ in their seeds alone are trained together."""
+    checks.device(device)  # told once, not for every cell
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
     stacked = device.startswith("cuda")
     seeds = tuple(sorted({cell.seed for cell in cells})) if stacked else ()

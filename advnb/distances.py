@@ -58,10 +58,11 @@ class Relation:
         """The claim as these numbers have it, whichever way it falls."""
         slope, further = self.slope, self.further
         return (
-            f"On {where}, the attack's success {self.verdict}: log odds {slope.value:+.2f} "
-            f"[{slope.low:+.2f}, {slope.high:+.2f}] a standard deviation; the mean distance of the "
-            f"{self.fooled:,} of {self.n:,} that it fools differs from that of the others by "
-            f"{further.value:+.2f} [{further.low:+.2f}, {further.high:+.2f}]."
+            f"On {where}, the attack's success {self.verdict}: the log odds of being fooled change "
+            f"by {slope.value:+.2f} [{slope.low:+.2f}, {slope.high:+.2f}] with each standard "
+            f"deviation of the distance; the mean distance of the {self.fooled:,} of {self.n:,} "
+            f"that it fools lies {further.value:+.2f} [{further.low:+.2f}, {further.high:+.2f}] "
+            "from that of the others."
         )
 
 

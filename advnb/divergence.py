@@ -7,10 +7,10 @@ The paper leaves most settings open; here each is a named argument of `kl`. Dive
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from statistics import mean
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch import Tensor
 
 from .checks import brief, number, whole
 from .stats import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LogDensity = Callable[[Tensor], Tensor] | Tensor
 Direction = Literal["train||test", "test||train", "symmetric"]
@@ -272,39 +269,36 @@ def knn_kl(train: Tensor, test: Tensor, *, k: int = 5) -> float:
     return d * total / n + math.log(m / (n - 1))
 
 
-def halves(
-    points: Tensor,
-    sizes: Sequence[int],
+def shuffled(
+    train: Tensor,
+    train_y: Tensor,
+    test: Tensor,
+    test_y: Tensor,
     *,
-    share: float = 1.0,
     repeats: int = 20,
-    k: int = 5,
     seed: int = 0,
     **settings: Any,
-) -> pd.DataFrame:
-    """The estimates where the truth is 0: between random disjoint parts of `points` [n, d], as
-    `train` and `test`.
+) -> Tensor:
+    """`kl_by_class` where the truth is 0: its value, float64 [repeats], after the points of each
+    class were dealt anew, as many to `train` and to `test` as before.
 
-    A row for each of `sizes`, the number of training points; `share` is the number of test points
-    for each of them. Columns: train, test (numbers of points), then mean and standard deviation
-    over `repeats` splits of `kl` (with `settings`) and of `knn_kl`.
+    What these values have in common is the estimator's bias for so many points, and where the
+    estimate itself lies among them is a permutation test of "no difference". They speak only of
+    points that the projection treats alike, as one made of both sets together does.
     """
-    import pandas as pd
-
-    points = _points("points", points)
-    number("share", share, "> 0", lambda v: 0 < v < math.inf)
-    whole("repeats", repeats, 2)
-    stream, rows = generator(seed), []
-    for n in sizes:
-        m = round(whole("a size", n, 1) * share)
-        if n + m > len(points):
-            raise ValueError(f"{n:,} + {m:,} points are wanted; there are {len(points):,}")
-        drawn = [torch.randperm(len(points), generator=stream) for _ in range(repeats)]
-        parts = [(points[order[:n]], points[order[n : n + m]]) for order in drawn]
-        by_kernel = [kl(*part, **settings).item() for part in parts]
-        by_knn = [knn_kl(*part, k=k) for part in parts]
-        rows.append((n, m, mean(by_kernel), stdev(by_kernel), mean(by_knn), stdev(by_knn)))
-    return pd.DataFrame(rows, columns=["train", "test", "kl", "kl_sd", "knn", "knn_sd"])
+    whole("repeats", repeats, 1)
+    train, test = _points("train", train), _points("test", test, like=train)
+    kl_by_class(train, train_y, test, test_y, replicates=0, **settings)  # tells what is wrong
+    points, y = torch.cat([train, test]), torch.cat([train_y.cpu(), test_y.cpu()])
+    stream, values = generator(seed), []
+    for _ in range(repeats):
+        dealt = torch.arange(len(points))
+        for label in y.unique():
+            own = (y == label).nonzero()[:, 0]
+            dealt[own] = own[torch.randperm(len(own), generator=stream)]
+        first, second = points[dealt].split([len(train), len(test)])
+        values.append(kl_by_class(first, train_y, second, test_y, replicates=0, **settings).value)
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _points(name: str, points: Tensor, like: Tensor | None = None) -> Tensor:

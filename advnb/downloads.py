@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,8 +175,9 @@ def download(name: str, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(".download-*"):  # of a process that was killed
-            if time.time() - old.stat().st_mtime > DAY:
-                shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):  # of one that has just ended
+                if time.time() - old.stat().st_mtime > DAY:
+                    shutil.rmtree(old, ignore_errors=True)
         folder = tempfile.mkdtemp(dir=path.parent, prefix=".download-")
         free = shutil.disk_usage(folder).free / 1e9
     except OSError:

@@ -44,14 +44,26 @@ def _batches(features: Features, images: Split | Tensor, size: int) -> Iterator[
         for start in range(0, len(images), size):
             part = images[start : start + size]
             x = part.x if isinstance(part, Split) else part
-            found = features(x if model is not owner else x.to(device_of(model)))
+            x = x.clone()  # features that change their input in place are not to change the split
+            try:
+                found = features(x if model is not owner else x.to(device_of(model)))
+            except RuntimeError as error:
+                shape = "x".join(map(str, x.shape[1:]))
+                raise ValueError(
+                    f"the features cannot be had of images of {shape} ({brief(str(error))[1:-1]}): "
+                    "give them the images that they were made for"
+                ) from None
             right = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(x)
             if not right or not found.is_floating_point() or not found.isfinite().all():
                 what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ValueError(
                     f"features must answer with finite floats [{len(x)}, d]; these gave {what}"
                 )
-            yield found if found.dtype == torch.float64 else found.float()
+            yield found.to(_exact(found))
+
+
+def _exact(numbers: Tensor) -> torch.dtype:
+    return torch.float64 if numbers.dtype == torch.float64 else torch.float32
 
 
 def nearest(
@@ -207,7 +219,7 @@ def project(
             "train and test must be features [N, d] and [M, d]; got "
             f"{list(train.shape)} and {list(test.shape)}"
         )
-    points = torch.cat([train.cpu(), test.cpu()]).numpy()
+    points = torch.cat([part.detach().cpu().to(_exact(part)) for part in (train, test)]).numpy()
     if len(points) < 5:
         raise ValueError(f"a projection needs 5 points or more; got {len(points)}")
     try:

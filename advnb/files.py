@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,15 +33,16 @@ class DamagedFileError(ValueError):
 def write(path: str | os.PathLike, save: Callable[[Path], object]) -> Path:
     """`save(temporary)`, flushed to disk, then renamed to `path`: whole or not there at all."""
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # machines, and containers, that share a folder have processes of the same number
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        why = error.strerror or "the disk may be full"
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or "the disk may be full, or the folder read-only"
         raise OSError(f"{why}: {path} cannot be written, name another place") from None
     finally:
         with suppress(OSError):
@@ -60,7 +62,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], **about: Any) -> Path:
     """Write a safetensors file that carries its own checksum and `about` (anything JSON)."""
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    ready, seen = {}, set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        place = one.untyped_storage().data_ptr()
+        ready[name] = one.clone() if place in seen else one  # of tied weights each is written
+        seen.add(place)
     metadata = {"sha256": _checksum(ready, json.dumps(about)), "about": json.dumps(about)}
     return write(path, lambda temporary: save_file(ready, temporary, metadata))
 

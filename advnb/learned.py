@@ -113,6 +113,8 @@ class LearnedManifold:
         limit = number("limit", limit, "a positive number", lambda v: 0 < v < math.inf)
         new = copy.copy(self)
         new.low, new.high = torch.full((LATENTS,), -limit), torch.full((LATENTS,), limit)
+        new._least = torch.minimum(self._least, new.low)
+        new._most = torch.maximum(self._most, new.high)
         return new
 
     def encode(self, split: Split) -> Tensor:

@@ -43,7 +43,8 @@ class SquashedRegion(Region):
 
     def squash(self, u: Tensor) -> Tensor:
         """The codes of u, which is first brought a little inside its range."""
-        return torch.atanh(((u - self.middle) / self.half).clamp(-EDGE, EDGE))
+        # a coordinate that may not move has a range of width 0
+        return torch.atanh(((u - self.middle) / self.half.clamp_min(1e-30)).clamp(-EDGE, EDGE))
 
     def value(self, code: Tensor) -> Tensor:
         return self.middle + self.half * torch.tanh(code)
@@ -166,6 +167,8 @@ class CarliniWagner:
         best, smallest = region.origin.clone(), torch.full((n,), math.inf, device=device)
         first = torch.full((n,), -1, dtype=torch.int64, device=device)
         for k in range(self.searches):
+            if not region.half.isfinite().all():
+                raise ValueError("the L2 attack needs a range with ends: bounds must be finite")
             moves = SquashedRegion(**vars(region), constant=constant, power=self.power)
             attack = Attack(
                 Moved(searched, moves), steps=self.steps, lr=self.lr, start=self.starts[number],

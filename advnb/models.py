@@ -227,9 +227,10 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     copies = model.networks if isinstance(model, Stack) else 1
     rows = torch.arange(n * copies) % len(split) if copies > 1 else slice(n)
     x = split[rows].x.to(device_of(model))
+    given = x.clone()
     with lent(model), torch.no_grad():
         try:
-            output = model(x)
+            output = model(given)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             size, why = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
             why = why.partition(": ")[2] or why
@@ -244,11 +245,9 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
                 f"the model cannot read {x.dtype} images of {size}{why}: give it the "
                 "images that it was made for"
             ) from None
-    floats = isinstance(output, Tensor) and output.is_floating_point()
-    if not floats or output.ndim != 2 or len(output) != len(x):
-        is_tensor = isinstance(output, Tensor)
-        what = f"{output.dtype} {list(output.shape)}" if is_tensor else type(output).__name__
-        raise ValueError(f"a model must return logits [{len(x)}, classes]; this one gave {what}")
+    if not torch.equal(given, x):  # the next one to look at the split would see it
+        raise ValueError("the model changes its input in place: write x = x - m, not x -= m")
+    shaped(output, len(x))
     if int(split.y.max()) >= output.shape[1]:
         raise ValueError(
             f"label {int(split.y.max())} is out of range for a model of {output.shape[1]} classes: "
@@ -257,6 +256,17 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
     return finite(output)
 
 
+def shaped(output: Any, n: int) -> Tensor:
+    """The output itself; ValueError unless it is logits of `n` images."""
+    floats = isinstance(output, Tensor) and output.is_floating_point()
+    if not floats or output.ndim != 2 or len(output) != n:
+        is_tensor = isinstance(output, Tensor)
+        what = f"{output.dtype} {list(output.shape)}" if is_tensor else type(output).__name__
+        raise ValueError(f"a model must return logits [{n}, classes]; this one gave {what}")
+    return output
+
+
+NO_STACK = "a Stack is for training: look at each of its networks, unstack()"
 NOT_FINITE = "the model returned NaN or infinity: check its weights"
 
 
@@ -270,14 +280,14 @@ def finite(output: Tensor) -> Tensor:
 def logits(model: nn.Module, split: Split, batch_size: int = BATCH) -> Tensor:
     """The model's outputs for a split, [N, classes], on the split's device, without gradients."""
     if isinstance(model, Stack):
-        raise ValueError("a Stack is for training: look at each of its networks, unstack()")
+        raise ValueError(NO_STACK)
     probe(model, split)
     batch_size = whole("batch_size", batch_size, 1)
     parts = []
     with lent(model), torch.no_grad():
         for start in range(0, len(split), batch_size):
             x = split[start : start + batch_size].x.to(device_of(model))
-            parts.append(finite(model(x)).to(split.y.device))
+            parts.append(finite(shaped(model(x), len(x))).to(split.y.device))
     return torch.cat(parts)
 
 

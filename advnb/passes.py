@@ -19,10 +19,14 @@ from .networks import Network
 
 def quickened(model: nn.Module) -> nn.Module:
     """A module with the outputs of `model` in eval mode, up to rounding, whose weights as of now
-    are not differentiated; `model` itself where it is not a `Network` or somebody listens in."""
+    are not differentiated; `model` itself where it is not a `Network` or somebody listens in
+    or has put another `forward` in its place."""
     if not isinstance(model, Network) or type(model).forward is not Network.forward:
         return model
-    heard = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    heard = any(
+        m._forward_hooks or m._forward_pre_hooks or {"forward", "features"} & vars(m).keys()
+        for m in model.modules()
+    )
     if heard or type(model).features is not Network.features:
         return model
     if any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):

@@ -262,7 +262,8 @@ class Region:
         if kind == "zero":
             code = self.origin.clone()
         elif kind == "gray":
-            code = self.middle.expand(shape).clone()
+            code = self.middle.expand(shape)
+            code = torch.where(code.isfinite(), code, self.origin)  # a range without end has none
         else:
             code = self.origin + self._random(kind, stream).to(self.origin)
         return self.project_(code)

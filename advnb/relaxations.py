@@ -110,7 +110,7 @@ def _tightened(
     channels, *size = low.shape[1:]
     # a neuron of convolutions sees a window only, which is far less than the image
     local = len(size) == 2 and all(s.reach or not s.mixes for stage in stages for s in stage)
-    largest = 512 if local else max(line.above[0].numel() for line in lines)
+    largest = 512 if local else max(s.numel() for s in (low[0], *(line.above[0] for line in lines)))
     count = max(NUMBERS // largest, 1)
     lows, highs = [], []
     for rows, at in zip(image.split(count), place.split(count)):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .checks import watched
-from .models import BATCH, NOT_FINITE, lent
+from .models import BATCH, NOT_FINITE, lent, shaped
 from .passes import quickened
 from .perturbations import PerturbationSet, Region
 from .splits import Split
@@ -178,7 +178,7 @@ class Search:
         """
         part, code = self.live[chunk], self.code[chunk].detach().requires_grad_(differentiate)
         images = self.attack.set.decode(code, part).to(part.dtype)  # codes may be of another type
-        output = self.forward(images)
+        output = shaped(self.forward(images), len(images))
         losses = self.score(output, part.y)
         if not isinstance(losses, Tensor):
             raise ValueError(

@@ -156,13 +156,13 @@ class Split:
                 rows = torch.as_tensor(positions)
             except (TypeError, ValueError, RuntimeError):
                 raise _odd(key) from None
-            if rows.ndim > 1 or (rows.is_floating_point() and len(rows)) or rows.is_complex():
+            whole = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
+            empty = rows.ndim == 1 and not len(rows)  # an empty list is of floats
+            if rows.ndim > 1 or not (whole or empty or (rows.ndim and rows.dtype == torch.bool)):
                 raise _odd(key)
-            if rows.is_floating_point():
-                rows = rows.long()  # an empty list
-            if rows.ndim == 0 and rows.dtype != torch.bool:
-                rows = rows[None]
-            if rows.dtype == torch.bool and len(rows) != len(self):
+            if whole or empty:  # torch would take uint8 for a mask
+                rows = rows.long().reshape(-1)
+            elif len(rows) != len(self):
                 raise IndexError(f"a mask of {len(rows)} does not fit a split of {len(self)}")
             rows = rows.to(self.y.device)
             if rows.dtype == torch.bool:  # as positions, so that a part of a part can be taken

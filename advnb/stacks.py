@@ -92,7 +92,12 @@ def stacked(modules: Sequence[nn.Module]) -> nn.Module:
             if mine is not None:
                 rows = [getattr(module, name).detach() for module in modules]
                 joined = torch.cat(rows) if rows[0].ndim else rows[0].clone()
-                setattr(made, name, nn.Parameter(joined) if holder == "_parameters" else joined)
+                if holder == "_parameters":
+                    trained = {getattr(module, name).requires_grad for module in modules}
+                    if len(trained) > 1:
+                        raise ValueError("a layer is frozen in some of the networks: train each")
+                    joined = nn.Parameter(joined, requires_grad=trained.pop())
+                setattr(made, name, joined)
     return made
 
 

@@ -76,8 +76,14 @@ def fit(
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
+    odd = re.search(r"<\S*(<lambda>|<locals>\S*)|<[^<>]* object", str(recipe))
+    if checkpoint is not None and odd:
+        raise ValueError(
+            f"a checkpoint knows a recipe by its text, where {brief(odd[0])} says too little: give "
+            "it a function with a name, or a class with a repr (a dataclass has one)"
+        )
     told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
-    told = f"{told} epochs={epochs} seed={seed}"
+    told = f"{told} epochs={epochs} seed={seed if isinstance(seed, int) else seeds}"
     run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, split.content(), told)
     start = run.resume()
     device = device_of(model)

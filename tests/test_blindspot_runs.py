@@ -61,10 +61,26 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_command_when_every_column_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["blindspots", FONTS, "--images", "0", "--cache", str(tmp_path)]) == 2
+    def broken(*settings: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(runs, "shifted", broken)
+    assert main(["blindspots", FONTS, "--images", "4", "--cache", str(tmp_path)]) == 2
     assert "5 of 5 columns failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [(("--images", "0"), "images must be a whole number >= 1"), (("--device", "tpu"), "'tpu'")],
+)
+def test_what_fits_no_column_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], told: str
+) -> None:
+    assert main(["blindspots", FONTS, "--cache", str(tmp_path), *wrong]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line
 
 
 def test_which_table() -> None:

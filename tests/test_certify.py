@@ -424,3 +424,23 @@ def test_bad_losses() -> None:
         RobustLoss((0, 0.1), (0, 2))
     with refused("eps must be"):
         RobustLoss((0, 3), (0, 1))
+
+
+@pytest.mark.parametrize("method", ["crown", "dual"])
+def test_two_linear_maps_before_the_first_relu(method: str) -> None:
+    stream = generator(4)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).double()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5, generator=stream)
+    split = Split(torch.rand(6, 1, 4, 4, generator=stream).double(), torch.arange(6) % 3)
+    low = margins(model, split, 0.05, method=method)
+    noise = (torch.rand(200, *split.x.shape, generator=stream) * 2 - 1) * 0.05
+    for images in (split.x + noise).double():
+        output = model(images)
+        true = output.gather(1, split.y[:, None])[:, 0]
+        other = output.scatter(1, split.y[:, None], -torch.inf).amax(1)
+        assert (true - other >= low.to(true) - 1e-9).all()
+    ibp = margins(model, split, 0.05, method="ibp")
+    assert (low >= ibp - 1e-9).all()

@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 import advnb
 from advnb import Affine, Attack, OnManifold, Pixels, curves, files, fit, strategies, sweeps
+from advnb.__main__ import main
 from advnb.curves import Cell, Measure
 from advnb.fonts import RANGES, read_atlas, transform
 from advnb.learned import FOLDER, LearnedManifold
@@ -899,3 +900,19 @@ def test_no_name_changes_its_meaning_unnoticed(fonts: advnb.Dataset) -> None:
 
 def test_the_meaning_is_the_same_twice(fonts: advnb.Dataset) -> None:
     assert meaning(fonts) == meaning(advnb.load("fonts"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("-n", "0"), "n must be a whole number >= 1"),
+        (("--device", "tpu"), "there is no device 'tpu'"),
+        (("--figure", "l2", "--profile", "smoke"), "leave --profile out"),
+    ],
+)
+def test_what_fits_no_cell_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], told: str
+) -> None:
+    assert main(["sweep", "fonts", "--cache", str(tmp_path), *wrong]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line

@@ -370,3 +370,17 @@ def test_the_real_sets(name: str, request: pytest.FixtureRequest) -> None:
     counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert test.y.bincount().tolist() == (counts if name == "mnist" else [1000] * 10)
     assert (test.x.amin(), test.x.amax()) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64])
+def test_positions_of_every_whole_type(kind: type) -> None:
+    split, order = images(), [3, 0, 1, 2, 9, 4, 5, 6, 8, 7]
+    assert same(split[np.array(order, dtype=kind)], split, order)
+    assert same(split[np.array([3, 0], dtype=kind)], split, [3, 0])
+
+
+@pytest.mark.parametrize("row", [1.5, np.float32(2), torch.tensor(True), np.array(False), 2j])
+def test_a_row_that_is_no_whole_number(row: object) -> None:
+    with pytest.raises((IndexError, TypeError, ValueError), match=r"rows|index|number") as caught:
+        images()[row]  # type: ignore[index]
+    assert "0-d" not in str(caught.value)

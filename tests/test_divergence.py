@@ -18,11 +18,11 @@ from advnb.divergence import (
     Divergence,
     centres,
     density,
-    halves,
     integrate_kl,
     kl,
     kl_by_class,
     knn_kl,
+    shuffled,
 )
 from advnb.stats import generator
 
@@ -393,28 +393,38 @@ def test_neighbours_of_copies_by_hand() -> None:
 # --- how far the estimates can be trusted
 
 
-def test_halves_of_one_sample_differ_by_the_bias() -> None:
-    x = torch.randn(3000, 2, generator=generator(0))
-    table = halves(x, [100, 400, 1500], repeats=6, grid=30)
-    assert table.columns.tolist() == ["train", "test", "kl", "kl_sd", "knn", "knn_sd"]
-    assert table.train.tolist() == table.test.tolist() == [100, 400, 1500]
-    assert (table.kl > 3 * table.kl_sd / 6**0.5).all()  # upward
-    assert table.kl.is_monotonic_decreasing
-    assert table.kl.iloc[2] < 0.4 * table.kl.iloc[0]
-    assert (table.knn.abs() < 4 * table.knn_sd / 6**0.5).all()
-    fewer = halves(x, [1500], share=0.2, repeats=3, grid=30)
-    assert fewer.test.tolist() == [300]
-    assert fewer.kl[0] > table.kl[2]
-    assert halves(x, [1500], share=0.2, repeats=3, grid=30).equals(fewer)
+def test_shuffled_points_differ_by_the_bias() -> None:
+    x = torch.randn(2000, 2, generator=generator(0)) + torch.arange(2).repeat(1000)[:, None] * 9
+    y = torch.arange(2).repeat(1000)
+    values = {}
+    for n in (100, 400, 1000):
+        values[n] = shuffled(x[:n], y[:n], x[-n:], y[-n:], repeats=6, grid=30)
+        assert values[n].shape == (6,)
+        assert values[n].dtype == torch.float64
+        assert values[n].mean() > 3 * values[n].std() / 6**0.5  # upward
+        own = kl_by_class(x[:n], y[:n], x[-n:], y[-n:], replicates=0, grid=30).value
+        assert abs(own - values[n].mean()) < 4 * values[n].std()  # one sample: one of them
+    assert values[1000].mean() < 0.4 * values[100].mean()
+    again = shuffled(x[:100], y[:100], x[-100:], y[-100:], repeats=6, grid=30)
+    assert again.equal(values[100])
+    other = shuffled(x[:100], y[:100], x[-100:], y[-100:], repeats=6, grid=30, seed=1)
+    assert not other.equal(values[100])
 
 
-def test_halves_are_disjoint_and_of_the_points() -> None:
-    # with all points used, the two parts are the whole: equal parts would give 0
-    x = torch.randn(40, 2, generator=generator(3))
-    table = halves(x, [20], repeats=4, grid=30)
-    assert table.kl[0] > 0.05
-    assert table.kl_sd[0] > 0
-    assert table.knn[0] != 0
+def test_shuffled_points_keep_their_class_and_forget_their_set() -> None:
+    # one class a place: mixed classes would be a density of two places, and the sets' difference
+    # is gone once they are dealt anew
+    y = torch.arange(3).repeat(100)
+    x = torch.randn(300, 2, generator=generator(1)) + 50.0 * y[:, None]
+    moved = x + 3
+    own = kl_by_class(x, y, moved, y, replicates=0, grid=30).value
+    values = shuffled(x, y, moved, y, repeats=5, grid=30)
+    assert own > 10 * values.max()
+    one = [shuffled(x[y == k], y[y == k], moved[y == k], y[y == k], repeats=5, grid=30)
+           for k in range(3)]  # fmt: skip
+    assert values.mean() == pytest.approx(torch.stack(one).mean().item(), rel=0.5)
+    few = shuffled(x, y, moved[:30], y[:30], repeats=2, grid=30)  # sets of unlike sizes
+    assert len(few) == 2
 
 
 # --- bad input
@@ -459,9 +469,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: knn_kl(X, Y, k=21), "30 training and 20 test points.*k = 21.*smaller k"),
     (lambda: knn_kl(X[:1], Y), "1 training and 20 test points are too few for k = 5"),
     (lambda: knn_kl(0 * X, Y), "copies"),
-    (lambda: halves(X, [20]), r"20 \+ 20 points are wanted; there are 30"),
-    (lambda: halves(X, [10], share=0), "share must be > 0"),
-    (lambda: halves(X, [10], repeats=1), "repeats must be a whole number >= 2"),
+    (lambda: shuffled(X, X_Y, Y, Y_Y, repeats=0), "repeats must be a whole number >= 1"),
+    (lambda: shuffled(X, X_Y.float(), Y, Y_Y), r"train_y must be int64 labels \[30\]"),
 ]
 
 

@@ -304,3 +304,26 @@ def test_bad_input_is_one_line(call: object, what: str) -> None:
 
 def test_a_feature_function_that_is_a_module_without_weights() -> None:
     assert torch.equal(embed(nn.Flatten(), TEST), TEST.x.flatten(1))
+
+
+def test_features_that_change_their_input_leave_the_images(fonts: advnb.Dataset) -> None:
+    split = fonts.test(5)
+    before = split.x.clone()
+    found = embed(lambda x: x.mul_(0).add_(1).flatten(1), split)
+    assert found.eq(1).all()
+    assert split.x.equal(before)
+
+
+def test_features_of_other_images_are_refused(fonts: advnb.Dataset) -> None:
+    model = advnb.zoo.load("fonts-cnn-normal")
+    with refused("features cannot be had of images of 3x28x28"):
+        embed(model.features, torch.rand(2, 3, 28, 28))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_and_gradients_can_be_projected(kind: torch.dtype) -> None:
+    points = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).to(kind)
+    a, b = project(points.requires_grad_(), points, "pca")
+    assert a.dtype == torch.float32
+    assert not a.requires_grad
+    assert torch.allclose(a, b)

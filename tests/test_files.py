@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from advnb.files import (
     SMALL,
@@ -164,3 +165,30 @@ def test_packed_weights_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
     assert digest(back) == digest(unpacked(packed(weights)))
     assert torch.equal(back["zero"], weights["zero"])
     assert path.stat().st_size < 48_000
+
+
+def test_tied_weights_are_written_each(tmp_path: Path) -> None:
+    one = torch.arange(6.0)
+    save_tensors(tmp_path / "tied", {"a": one, "b": one, "part": one[2:]})
+    read, _ = load_tensors(tmp_path / "tied")
+    assert read["a"].equal(one)
+    assert read["b"].equal(one)
+    assert read["part"].equal(one[2:])
+
+
+def test_what_safetensors_cannot_write_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise SafetensorError("I/O error: Permission denied (os error 13)")
+
+    monkeypatch.setattr("advnb.files.save_file", full)
+    with refused("the disk may be full, or the folder read-only: .* cannot be written", OSError):
+        save_tensors(tmp_path / "x", {"a": torch.zeros(1)})
+
+
+def test_writers_of_one_process_number_do_not_meet(tmp_path: Path) -> None:
+    names = []
+    for _ in range(2):
+        write(tmp_path / "x", lambda path: (names.append(path.name), path.write_text("a")))
+    assert len(set(names)) == 2  # machines that share a folder have processes of one number

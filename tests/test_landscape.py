@@ -401,3 +401,15 @@ class Flat(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1)[:, :2] * 0 + torch.tensor([1.0, 0.0])
+
+
+def test_nothing_is_kept_of_a_model_that_was_trained_meanwhile(
+    letters: advnb.Split, robust: nn.Module, tmp_path: Path
+) -> None:
+    model = advnb.models.CNN(0)
+    found = Landscape(model, letters, PGD, alphas=[1.0], shifts=[0.0], cache=tmp_path)
+    model.load_state_dict(robust.state_dict())
+    with pytest.warns(UserWarning, match="weights have changed since"):
+        list(found.search())
+    again = Landscape(advnb.models.CNN(0), letters, PGD, alphas=[1.0], shifts=[0.0], cache=tmp_path)
+    assert not again.known.any()

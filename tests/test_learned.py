@@ -1209,3 +1209,11 @@ def test_distances_to_letters_that_cannot_be(letters: Split, fonts: Dataset) -> 
             to_letter(letters.x, letters.y, fonts.manifold, **sizes)
     with refused("manifold must be that of FONTS"):
         to_letter(letters.x, letters.y, None)
+
+
+def test_bounds_that_were_widened_can_be_decoded(fonts: advnb.Dataset) -> None:
+    manifold, split = LearnedManifold.load("fonts"), fonts.test(2)
+    wide = manifold.within(20.0)
+    assert wide.decode(torch.full((2, 10), 19.0), split).isfinite().all()
+    with refused("far outside the manifold's bounds"):
+        manifold.decode(torch.full((2, 10), 19.0), split)

@@ -109,3 +109,35 @@ def test_what_no_accuracy_can_be_counted_for() -> None:
     nn.init.constant_(broken.head.bias, math.nan)
     with refused("NaN"):
         advnb.accuracy(broken, split[:3])
+
+
+class InPlace(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x -= 0.2
+        return self.inner(x)
+
+
+def test_a_model_that_changes_its_input_is_refused(trained: CNN, fonts: advnb.Dataset) -> None:
+    split = fonts.test(20)
+    before = split.x.clone()
+    for look in (advnb.accuracy, Attack(Pixels(0.1), steps=1)):
+        with refused(r"in place: write x = x - m"):
+            look(InPlace(trained), split)
+    assert torch.equal(split.x, before)
+
+
+def test_a_model_that_answers_a_single_image_otherwise(fonts: advnb.Dataset) -> None:
+    squeezed = nn.Sequential(CNN(0), Squeezed()).eval()
+    with refused(r"must return logits \[1, classes\]; this one gave torch.float32 \[10\]"):
+        logits(squeezed, fonts.test(9), 4)
+    with refused(r"must return logits \[1, classes\]"):
+        Attack(Pixels(0.1), steps=1, batch_size=4)(squeezed, fonts.test(9))
+
+
+class Squeezed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.squeeze()

@@ -114,3 +114,12 @@ def test_a_normalisation_without_statistics_stays() -> None:
     model.body[1] = nn.BatchNorm2d(16, track_running_stats=False).double()
     x = torch.rand(6, 1, 28, 28, dtype=torch.float64)
     assert torch.allclose(quickened(model)(x), model(x))
+
+
+def test_a_forward_put_in_place_of_the_networks_own_is_used() -> None:
+    model = trained("CNN")
+    model.forward = lambda x: Network.forward(model, 1 - x)  # type: ignore[method-assign]
+    assert quickened(model) is model
+    inner = trained("CNN")
+    inner.body[0].forward = lambda x: x  # type: ignore[method-assign]
+    assert quickened(inner) is inner

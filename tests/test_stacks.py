@@ -175,3 +175,28 @@ def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(set(rates.values())) == 3
     assert together(replace(cell, seed=3)) == Measure()(replace(cell, seed=3))
     curves._trained.cache_clear()
+
+
+def test_frozen_layers_stay_frozen(fonts: advnb.Dataset) -> None:
+    networks = [CNN(seed) for seed in range(2)]
+    for network in networks:
+        network.body[0].requires_grad_(False)
+        network.head.requires_grad_(False)
+    before = [network.state_dict() for network in networks]
+    before = [{k: v.clone() for k, v in state.items()} for state in before]
+    stack = Stack(networks)
+    fit(stack, fonts.train(40), recipes.normal(), epochs=1, seed=[0, 1], progress=False)
+    for state, network in zip(before, stack.unstack()):
+        after = network.state_dict()
+        for name in ("body.0.weight", "head.weight", "head.bias"):
+            assert torch.equal(state[name], after[name]), name
+        assert not torch.equal(state["body.3.weight"], after["body.3.weight"])
+    networks[0].requires_grad_()
+    with refused("frozen in some of the networks"):
+        Stack(networks)
+
+
+def test_an_attack_refuses_a_stack(fonts: advnb.Dataset) -> None:
+    for count in (1, 2, 3):
+        with refused("a Stack is for training"):
+            Attack(Pixels(0.1), steps=1)(Stack([CNN(k) for k in range(count)]), fonts.test(8))

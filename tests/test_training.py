@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from advnb.files import DamagedFileError
 from advnb.manifolds import LearnedManifold
 from advnb.models import CNN
 from advnb.recipes import Decay, OneCycle, Part, Recipe
+from advnb.stacks import Stack
 from advnb.stats import generator
 
 from .conftest import refused
@@ -396,3 +398,23 @@ def test_damaged_checkpoints(damage: str, tmp_path: Path) -> None:
 
 def test_killed_twice(tmp_path: Path) -> None:
     assert same_after_kills(tmp_path, 2)
+
+
+def test_a_checkpoint_refuses_a_recipe_that_it_cannot_tell_from_others(tmp_path: Path) -> None:
+    class Flat:
+        def __call__(self, epoch: float, epochs: int) -> float:
+            return 0.01
+
+    run: dict = {"epochs": 1, "progress": False}
+    for schedule in (lambda epoch, epochs: 0.01, Flat()):
+        recipe = replace(recipes.normal(), schedule=schedule)
+        fit(dropout_net(), small(), recipe, **run)  # without a checkpoint it is no matter
+        with refused("knows a recipe by its text, where .* says too little"):
+            fit(dropout_net(), small(), recipe, checkpoint=tmp_path / "run", **run)
+
+
+def test_seeds_of_a_stack_in_any_sequence_are_one_run(tmp_path: Path, fonts: advnb.Dataset) -> None:
+    run: dict = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "run"}
+    networks = [[CNN(0)], [CNN(0)]]
+    for seeds, alone in zip(([5], (5,)), networks):
+        fit(Stack(alone), fonts.train(20), recipes.normal(), seed=seeds, **run)

@@ -40,7 +40,11 @@ class Change:
         return asdict(self)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{k} {v:.3g}" for k, v in self.parameters.items() if v is not None)
+        told = ", ".join(
+            f"{k} {v:.3g}" if isinstance(v, int | float) else f"{k} {v}"
+            for k, v in self.parameters.items()
+            if v is not None
+        )
         return f"{type(self).__name__.lower()} ({told})"
 
 

@@ -15,6 +15,7 @@ largest class is left; that is eps >= alpha / 2, half of the contrast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ def separation(split: Split, among: Split | None = None) -> Separation:
         _check(images)
     if split.shape != among.shape:
         raise ValueError(f"images must be of one size; got {split.shape} and {among.shape}")
-    rows, others, labels = (t.to(split.y.device) for t in (split.x, among.x, among.y))
+    rows, labels = split.x, among.y.to(split.y.device)
+    others = among.x.to(rows)
     distance = rows.new_full((len(split),), torch.inf)
     index = torch.zeros_like(split.y)
     step = max(1, CELLS // len(split))
@@ -83,7 +85,7 @@ def robust_limits(split: Split, ratios: Iterable[float]) -> pd.DataFrame:
     _check(split)
     wanted = list(ratios) if isinstance(ratios, Iterable) else [ratios]
     for value in wanted:
-        number("a ratio 2 * eps / alpha", value, "a number >= 0", lambda v: v >= 0)
+        number("a ratio 2 * eps / alpha", value, "a number >= 0", lambda v: 0 <= v < math.inf)
     flat, y = split.x.flatten(1).cpu(), split.y.cpu()
     order = y.argsort(stable=True)
     flat, y = flat[order], y[order]

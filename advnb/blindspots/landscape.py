@@ -85,6 +85,7 @@ class Landscape:
         self.fooled = self.right.clone()
         self.known = torch.zeros(size[:2], dtype=torch.bool)
         self._going: Iterator[None] | None = None
+        self._began = self._weights()
         self._paths: list[Path | None] = [None] * size[0]
         if not callable(attack.loss) and not callable(attack.lr):
             folder = Path(cache) if cache is not None else cache_folder() / "landscape"
@@ -162,12 +163,14 @@ class Landscape:
         """What decides the outcomes beside the grid. The weights do not tell what a model does
         with them: its layers and its predictions tell the rest."""
         model = self._model
-        weights = dict(model.named_parameters()) | dict(model.named_buffers())
         guess = logits(model, self._split).argmax(1)
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         content = digest(self._split.content() | {"guess": guess})
         attack = repr(replace(self._attack, batch_size=None))
-        return [VERSION, kind, repr(model), digest(weights), content, attack]
+        return [VERSION, kind, repr(model), self._began, content, attack]
+
+    def _weights(self) -> str:
+        return digest(dict(self._model.named_parameters()) | dict(self._model.named_buffers()))
 
     def _read(self, i: int, path: Path) -> bool:
         """Whether outcomes of this alpha are kept; now they are known."""
@@ -188,6 +191,13 @@ class Landscape:
     def _keep(self, i: int) -> None:
         path = self._paths[i]
         if path is None:
+            return
+        if self._weights() != self._began:
+            warnings.warn(
+                "the model's weights have changed since this landscape was made: its outcomes are "
+                "not kept, make another",
+                stacklevel=4,
+            )
             return
         try:
             save_tensors(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .. import zoo
+from .. import checks, zoo
 from ..checks import brief
 from ..data import load
 from ..minimal import CarliniWagner
@@ -42,6 +42,7 @@ class Column:
     def __post_init__(self) -> None:
         if self.attack not in get_args(Run):
             raise ValueError(f"attack must be {', '.join(get_args(Run))}; got {brief(self.attack)}")
+        checks.whole("images", self.images, 1)
 
 
 def defence(model: str) -> Defence:
@@ -101,6 +102,7 @@ def run(cells: Sequence[Column], *, device: str = "cpu", **settings: Any) -> pd.
     """`sweep` the columns; `settings` are the sweep's. Those that ship take no time."""
     if not all(isinstance(cell, Column) for cell in cells):
         raise ValueError(f"cells must be a list of Column; got {brief(list(cells))}")
+    checks.device(device)  # told once, not for every column
     return sweep(cells, Measure(device), **settings)
 
 

@@ -22,7 +22,8 @@ def generalization(
 ) -> Picture:
     """S's Fig. 5 and 6: a line a strategy, over the number of training images or against another
     measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
-    `own` models, open diamonds the `paper`'s printed numbers."""
+    `own` models, open diamonds the `paper`'s printed numbers. Against another measure the ends of a
+    line say their number of training images, unless it is flat, as several are together."""
     figure = Picture(6.4, 3.6, alt)
     axes = figure.subplots()
     for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
@@ -30,6 +31,13 @@ def generalization(
         axes.plot(part.x, part.value, marker="o", markersize=4, color=colour, label=recipe)
         if against == "n":
             axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
+        elif part.value.max() - part.value.min() > 0.1:
+            sized = part.dropna(subset=["n", "x"]).sort_values("n")
+            for end in (sized.iloc[0], sized.iloc[-1]):
+                axes.annotate(
+                    f"{end.n:,.0f}", (end.x, end.value), (5, -10), textcoords="offset points",
+                    fontsize=8, color=colour,
+                )  # fmt: skip
         for table, style in ((paper, OPEN), (own, OWN)):
             if table is not None:
                 same = _measures(table, attack, against)
@@ -58,10 +66,10 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     for number, (name, table) in enumerate(tables.items()):
         errors = table.attack == "error"
         for marker, rows in (("o", table[errors]), ("s", table[~errors])):
-            axes.plot(
-                rows.printed, rows.value, marker, color=f"C{number}", fillstyle="none",
-                label=name if marker == "o" else None,
-            )  # fmt: skip
+            axes.plot(rows.printed, rows.value, marker, color=f"C{number}", fillstyle="none")
+        axes.plot([], [], color=f"C{number}", linewidth=4, label=name)
+    for marker, told in (("o", "test error"), ("s", "success rate")):
+        axes.plot([], [], marker, color="black", fillstyle="none", label=told)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="printed", ylabel="measured", aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
