@@ -345,8 +345,22 @@ def test_stop_stops_and_reset_resets(live: tuple[Page, Panel]) -> None:
     assert not page.errors
 
 
+def test_the_papers_buttons_one_after_another(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+    texts = panel.root.get_by_role("button").filter(has_text="(").all_inner_texts()
+    assert len(texts) >= 5
+    for text in [*texts, *texts[::-1], texts[-1], texts[1]]:
+        alpha, beta = map(float, text.strip("()").split(","))
+        panel.button(text)
+        panel.settled(alpha, beta)
+    page.page.wait_for_timeout(500)  # what a page reports late changes nothing
+    panel.settled(alpha, beta)
+    assert not page.errors
+
+
 def test_the_pickers_change_model_and_data(live: tuple[Page, Panel]) -> None:
     page, panel = live
+    panel.button("(0.9, 0.05)")
     selects = panel.root.locator("select")
     selects.nth(0).select_option("fonts-cnn-adversarial")
     selects.nth(1).select_option("FONTS (hard)")

@@ -526,11 +526,11 @@ def test_data_that_has_gone_is_an_error_in_the_panel(
     (unkept / "mnist.npz").touch()
     panel = shown(BlindspotPanel(advnb.zoo.load("fonts-cnn-normal"), letters, steps=3))
     (unkept / "mnist.npz").unlink()
-    picture = panel.view.value
     panel.submit(data="mnist")
     assert panel.settle(WAIT)
     assert "MNIST is not on this machine" in panel.message.value
-    assert panel.view.value == picture
+    assert panel.frame is None
+    assert panel.view.value == ""  # the last picture was of other images
     press(panel, "Reset")
     assert shown(panel).frame.params == panel.params
     assert "not on this machine" not in panel.message.value
@@ -937,7 +937,7 @@ def test_a_model_of_more_or_fewer_outputs_than_named_classes(
     few = letters[letters.y < 5]
     model = advnb.models.CNN(classes=outputs).eval()
     panel = shown(AttackPanel(model, few, steps=2))
-    assert panel.message.value.count("fooled")
+    assert "fooled" in panel.message.value or "wrong before the attack" in panel.message.value
 
 
 @pytest.mark.parametrize("name", advnb.downloads.KNOWN)

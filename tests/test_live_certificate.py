@@ -154,8 +154,8 @@ def test_the_picture_shows_rates_and_what_is_open() -> None:
     assert figure.gap.get_width() == pytest.approx(0.3)
     assert "30.0%" in figure.between.get_text()
     texts = [text.get_text() for text in figure.texts]
-    assert texts[:3] == ["certified", "open", "fooled: 3"]
-    assert texts[3].startswith("wrong: a")
+    assert texts[:3] == ["certified", "open", "fooled\n3"]
+    assert texts[3].startswith("wrong\na")
     assert len({box.get_edgecolor() for box in figure.boxes}) == 4
     figure.draw(x, kinds, ["1"] * 4, rates | {"withstand the attack": rates["certified"]})
     assert figure.between.get_text() == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import ipywidgets as widgets
 import torch
@@ -16,7 +15,7 @@ from ..models import checked, logits
 from ..perturbations import Pixels
 from ..splits import Split
 from .figures import AttackFigure
-from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
+from .panel import REFRESH, WRAP, Frame, Panel, Params, button, chooser, slider
 
 SHOWN = 10  # classes, the likeliest, whose probabilities are drawn
 
@@ -100,7 +99,10 @@ class AttackPanel(Panel):
                 yield frame(state.x, state.step, f"step {state.step} of {steps}")
                 drawn = time.monotonic()
         done = "fooled" if bool(state.success[0]) else "not fooled"
-        words = f"{done} after {state.step} steps, {time.monotonic() - began:.1f} s"
+        count = f"{state.step} step{'s' * (state.step != 1)}"
+        words = f"{done} after {count}, {time.monotonic() - began:.1f} s"
+        if state.step == 0 and bool(state.success[0]):
+            words = "wrong before the attack"
         yield frame(state.x, steps, words)
 
     def _attack(self, params: Params) -> Attack:
@@ -109,6 +111,3 @@ class AttackPanel(Panel):
             Pixels(eps, params["norm"]), steps=steps, lr=2.5 * eps / steps, optimizer="sign",
             start="zero", loss=params["loss"],
         )  # fmt: skip
-
-
-WRAP: Any = widgets.Layout(flex_flow="row wrap")

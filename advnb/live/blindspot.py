@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import torch
 from torch import Tensor, nn
 
 from .. import zoo
 from ..attacks import State
-from ..blindspots import PRINTED, Landscape, Printed, columns, radius, scale_shift, valid_shift
+from ..blindspots import PRINTED, Landscape, Printed, radius, scale_shift, valid_shift
 from ..blindspots.landscape import SHIFTS, one_start
 from ..blindspots.runs import defence
-from ..blindspots.shift import USUAL
+from ..blindspots.shift import EPS, USUAL
 from ..checks import number, whole
 from ..data import TITLES, here, load
 from ..files import write
@@ -29,7 +28,7 @@ from ..splits import Split
 from ..stats import Rate, rate
 from .figures import BlindspotFigure
 from .landscape import ALPHAS, MapFrame, MapPanel
-from .panel import REFRESH, Frame, Params, button, slider
+from .panel import REFRESH, WRAP, Frame, Params, button, least, radius_slider, slider
 
 MINE = "as given"
 
@@ -71,7 +70,7 @@ class BlindspotPanel(MapPanel):
         self.controls = {
             "alpha": slider("alpha", alpha, 0.5, 1.0, 0.01),
             "beta": slider("beta", beta, -0.25, 0.25, 0.005),
-            "eps": slider("eps", radius(split) if eps is None else eps, 0.005, 0.5, 0.005),
+            "eps": radius_slider(radius(split) if eps is None else eps),
             "steps": slider("steps", steps, 1, 100, 1),
             "model": widgets.Dropdown(options=[MINE, *zoo.names()], description="model"),
             "data": widgets.Dropdown(
@@ -83,7 +82,7 @@ class BlindspotPanel(MapPanel):
         self.words = widgets.HTML()
         self._artist = BlindspotFigure()
         c = self.controls
-        self._pairs, self._pairs_of = widgets.HBox(), ""
+        self._pairs, self._pairs_of = widgets.HBox(layout=WRAP), ""
         tools = [
             button("Stop", self.stop, "give up the running attack"),
             button("Reset", self.reset, "back to the first values"),
@@ -98,25 +97,22 @@ class BlindspotPanel(MapPanel):
             widgets.HBox(tools),
             self.words,
         ]
-        # The browser's End and Home keys go by the range that a slider was drawn with: draw beta
-        # with its widest, and narrow it once it is on the page.
-        self._on_page = False
         super().__init__(rows, alphas, shifts)
-        c["beta"]._view_count = 0  # ask to be told
-        c["beta"].observe(self._narrow, "_view_count")
-
-    def _narrow(self, _: Any) -> None:
-        self._on_page = True
-        self.constrain()
 
     def constrain(self) -> None:
-        if self._pairs_of != self.params["data"]:  # each data set has columns of its own
-            self._pairs_of = self.params["data"]
-            known = [(p.alpha, p.beta) for p in PRINTED.get(("adversarial", self._pairs_of), USUAL)]
-            if self._pairs_of == MINE:
-                known = columns(self._cast[MINE, "data"])
-            pairs = [_pair(self, *pair) for pair in known]
-            self._pairs.children = widgets.Label("(alpha, beta) in the paper:"), *pairs
+        if self._pairs_of != self.params["data"]:  # each data set has columns and a radius
+            first, self._pairs_of = not self._pairs_of, self.params["data"]
+            given = self._cast[MINE, "data"]
+            mine = given.dataset.name if given.dataset else ""
+            name = mine if self._pairs_of == MINE else self._pairs_of
+            known = PRINTED.get(("adversarial", name))
+            where = " in the paper" if known else ""
+            pairs = [_pair(self, p.alpha, p.beta) for p in known or USUAL]
+            self._pairs.children = widgets.Label(f"(alpha, beta){where}:"), *pairs
+            if not first:
+                eps = self._first["eps"] if self._pairs_of == MINE else EPS.get(name, 0.1)
+                self.controls["eps"].min = least(eps)
+                self.controls["eps"].value = eps
         alpha, beta = self.params["alpha"], self.controls["beta"]
         low, high = (round(edge, 6) for edge in valid_shift(alpha))
         beta.disabled = high < 1e-9
@@ -124,8 +120,6 @@ class BlindspotPanel(MapPanel):
             beta.value = 0.0
         else:
             beta.value = min(max(beta.value, low), high)
-            if self._on_page:
-                beta.min, beta.max = low, high
         black = round((1 - alpha) / 2 + self.params["beta"], 6) + 0.0
         white = alpha + black
         self.words.value = (
@@ -152,7 +146,8 @@ class BlindspotPanel(MapPanel):
         nobody knows how it was trained: by its radius it stands beside table 2 or 3."""
         name, data = params["model"], split.dataset.name if split.dataset else ""
         kind = "adversarial" if name == MINE else defence(name)
-        if name.endswith("-normal") or not math.isclose(params["eps"], radius(split, kind)):
+        near = abs(params["eps"] - radius(split, kind)) < 1e-6  # a slider's numbers are rounded
+        if name.endswith("-normal") or not near:
             return []
         return list(PRINTED.get((kind, data), ()))
 
@@ -176,7 +171,9 @@ class BlindspotPanel(MapPanel):
                 f"at α x {eps:.3g}": _success(scaled, correct),
             }
             step = "" if at is None else f"step {done} of {steps}, "
-            status = f"{step}{len(images)} images, {time.monotonic() - began:.1f} s"
+            told = {k: v for k, v in rates.items() if step or k == "accuracy"}
+            status = step or "before the attack, "
+            status += f"{len(images)} images, {time.monotonic() - began:.1f} s"
             near = (p for p in paper if abs(p.alpha - alpha) + abs(p.beta - beta) < 1e-6)
             column = next(near, None)
             gallery = images[:shown]
@@ -192,7 +189,7 @@ class BlindspotPanel(MapPanel):
             alt = (
                 f"Images scaled by alpha {alpha:g} and shifted by beta {beta:g}, their adversarial "
                 f"versions within {eps:g} and the differences. "
-                + "; ".join(f"{k}: {v}" for k, v in rates.items())
+                + "; ".join(f"{k}: {v}" for k, v in told.items())
                 + (f" after {step.rstrip(', ')}." if step else ", before the attack.")
             )
             return MapFrame(params, png, alt, status, complete=done == steps and not asked)
@@ -230,8 +227,10 @@ def _pair(panel: BlindspotPanel, alpha: float, beta: float) -> widgets.Button:
 
 
 def _success(state: State | None, correct: Tensor) -> Rate:
-    """Success so far among the images that were classified correctly; nothing before the start."""
-    return rate((torch.zeros_like(correct) if state is None else state.success)[correct])
+    """Success so far among the images that were classified correctly; NaN before the start."""
+    if state is None:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    return rate(state.success[correct])
 
 
 def _printed_values(paper: Printed) -> tuple[float, float, float]:

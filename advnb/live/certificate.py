@@ -14,21 +14,22 @@ import torch
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from ..blindspots import columns, radius, scale_shift, valid_shift
+from ..blindspots import PRINTED, columns, radius, scale_shift, valid_shift
 from ..blindspots.landscape import one_start
 from ..bounds import STANDINGS, standing
 from ..certify import certified
 from ..checks import number, whole
 from ..models import checked, logits
-from ..plots import COLOURS, RIGHT, WRONG, mosaic
+from ..plots import COLOURS, RIGHT, WRONG, caption, mosaic
 from ..profiles import profile
 from ..relaxations import Method
 from ..splits import Split
 from ..stats import Rate, rate
 from .figures import LiveFigure
-from .panel import REFRESH, Frame, Panel, Params, button, slider
+from .panel import REFRESH, WRAP, Frame, Panel, Params, button, radius_slider, slider
 
 STEPS = 40  # of the attack
+LINES = "Bounds from lines, intervals inside"
 PIECE = 16  # images certified before newer values may cut in
 FRAMES = {"certified": COLOURS["certified"], "open": COLOURS["normal"],
           "fooled": COLOURS["success"], "wrong": "black"}  # fmt: skip
@@ -40,7 +41,8 @@ class CertificatePanel(Panel):
 
     `split` holds the images (the panel takes the first `images` of it, by default the profile's);
     `eps` is the radius it starts from, by default the paper's for certified networks. `params`:
-    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines, then PGD from the grey
+    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines with intervals for
+    the hidden neurons, then PGD from the grey
     image, one of Z's two starts. ValueError for a network that nothing can be proved of.
     """
 
@@ -67,12 +69,14 @@ class CertificatePanel(Panel):
         self.controls = {
             "alpha": slider("alpha", alpha, 0.5, 1.0, 0.01),
             "beta": slider("beta", beta, -0.25, 0.25, 0.005),
-            "eps": slider("eps", eps, 0.005, 0.5, 0.005),
+            "eps": radius_slider(eps),
         }
         self.words = widgets.HTML()
         self._artist = CertificateFigure()
         c = self.controls
         pairs = [_pair(self, *pair) for pair in columns(split, "certified")]
+        data = split.dataset.name if split.dataset else ""
+        where = " in the paper" if ("certified", data) in PRINTED else ""
         tools = [
             button("Stop", self.stop, "give up the running attack"),
             button("Reset", self.reset, "back to the first values"),
@@ -80,7 +84,7 @@ class CertificatePanel(Panel):
         rows = [
             widgets.HBox([c["alpha"], c["beta"]]),
             widgets.HBox([c["eps"], *tools]),
-            widgets.HBox([widgets.Label("(alpha, beta) in the paper:"), *pairs]),
+            widgets.HBox([widgets.Label(f"(alpha, beta){where}:"), *pairs], layout=WRAP),
             self.words,
         ]
         super().__init__(rows)
@@ -133,7 +137,7 @@ class CertificatePanel(Panel):
             yield None
             pieces.append(self._sure(images[start : start + PIECE], eps, "crown"))
         sure = torch.cat(pieces)
-        yield frame("Bounds from lines, before the attack", guess)
+        yield frame(f"{LINES}, before the attack", guess)
         drawn, told = time.monotonic(), guess
         attack = replace(one_start(eps, STEPS), start="gray")
         for state in attack.iterate(self._model, images):
@@ -142,7 +146,7 @@ class CertificatePanel(Panel):
             last = state.step == STEPS or bool(state.success.all())
             if last or time.monotonic() - drawn > REFRESH:
                 told = logits(self._model, images.with_x(state.x)).argmax(1)
-                yield frame(f"Bounds from lines, step {state.step} of {STEPS}", told, last)
+                yield frame(f"{LINES}, step {state.step} of {STEPS}", told, last)
                 drawn = time.monotonic()
 
     def _sure(self, images: Split, eps: float, method: Method) -> Tensor:
@@ -173,8 +177,8 @@ class CertificateFigure(LiveFigure):
             image.set_data(mosaic([pixels[None]]))
         for box, text, kind, name in zip(self.boxes, self.texts, kinds, names):
             box.set_edgecolor(FRAMES[kind])
-            told = {"fooled": f"fooled: {name}", "wrong": f"wrong: {name}"}.get(kind, kind)
-            text.set(text=told[:14], color=RIGHT if kind == "certified" else
+            told = f"{kind}\n{caption(name, True)['text']}" if kind in ("fooled", "wrong") else kind
+            text.set(text=told, color=RIGHT if kind == "certified" else
                      "#555555" if kind == "open" else WRONG)  # fmt: skip
         for i, (label, r) in enumerate(rates.items()):
             self.bars[i].set_width(r.value)

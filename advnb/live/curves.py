@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from ..plots import NAMES, generalization
-from .panel import Frame, Panel, Params
+from .panel import WRAP, Frame, Panel, Params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class CurvePanel(Panel):
             ),
         }
         rows = [*self.controls.values()]
-        super().__init__([widgets.HBox(rows[:3]), widgets.HBox(rows[3:])])
+        super().__init__([widgets.HBox(rows[:3], layout=WRAP), widgets.HBox(rows[3:])])
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         strategy, n = params["strategy"], params["n"]

@@ -22,7 +22,7 @@ from ..plots import COLOURS, PASTEL, amplified, caption
 from ..profiles import profile
 from ..splits import Split
 from ..zoo import pgd
-from .panel import Frame, Panel, Params, button, chooser
+from .panel import WRAP, Frame, Panel, Params, button, chooser
 from .pieces import PIECE, Attacked, Space, grow
 from .pointer import PointedImage
 from .scatter import NEAR, TEXT, Group, Map, ScatterFigure, Scene, Side
@@ -126,7 +126,12 @@ class EmbeddingPanel(Panel):
         ]
         view = PointedImage(label=HINT)
         super().__init__(
-            [widgets.HBox(c[:4]), widgets.HBox([*c[4:], *tools]), widgets.HTML(HINT)], view
+            [
+                widgets.HBox(c[:4], layout=WRAP),
+                widgets.HBox([*c[4:], *tools], layout=WRAP),
+                widgets.HTML(HINT),
+            ],
+            view,
         )
         view.observe(self._pointed, "spot")
         view.observe(self._clicked, "click")

@@ -93,8 +93,9 @@ class BlindspotFigure(LiveFigure):
             value = 0.0 if np.isnan(r.value) else r.value
             self.bars[i].set_width(value)
             self.intervals[i].set_data([r.low, r.high], [i, i])
-            self.names[i].set_text(f"{label}\n{value:.1%}")
+            self.names[i].set_text(f"{label}\n{'–' if np.isnan(r.value) else f'{value:.1%}'}")
         self.marks.set_data([], [])
+        self.told.set_text("" if paper is None else "◆ the paper's network")
         if paper is not None:
             self.marks.set_data(list(paper), range(len(paper)))
         return self.png()
@@ -125,11 +126,12 @@ class BlindspotFigure(LiveFigure):
         ]
         chart.set(xlim=(0, 1), xticks=(0, 1), yticks=(), ylim=(2.6, -0.6))
         chart.set_xticklabels(("0 %", "100 %"), fontsize=9)
-        chart.set_title("◆ printed in the paper", fontsize=9)
+        self.told = chart.text(0.5, -0.7, "", ha="center", va="bottom", fontsize=9)
         chart.spines[["top", "right"]].set_visible(False)
         texts = [text for row in self.guesses for text in row]
         self.moving = [
             self.image, *texts, *self.bars, *self.intervals, self.marks, *self.names,
+            self.told,
         ]  # fmt: skip
 
 

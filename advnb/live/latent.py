@@ -123,7 +123,17 @@ class LatentPanel(Panel):
 
     def attack(self, *_: Any) -> None:
         """Walk from the image's own code to where the loss grows, 40 steps within eta."""
+        self._hold(True)
         self.runner.post({**self.params, "attack": True})
+
+    def stop(self, *_: Any) -> None:
+        super().stop()
+        self._hold(False)
+
+    def _hold(self, walking: bool) -> None:
+        """Nobody can move a number of the code while a walk does."""
+        for name in self.names:
+            self.controls[name].disabled = walking
 
     def home(self, *_: Any) -> None:
         """Back to the image's own code."""
@@ -217,6 +227,8 @@ class LatentPanel(Panel):
 
     def _show(self, frame: Frame | Exception) -> None:
         super()._show(frame)
+        walking = isinstance(frame, Frame) and "attack" in frame.params and not frame.complete
+        self._hold(walking)
         if not isinstance(frame, LatentFrame):
             return
         for name, strength in zip(self.names, strengths(frame.slopes, self._widths())):

@@ -166,6 +166,7 @@ class Panel(widgets.VBox):
         self.runner = Runner(self.frames, self._show)
         self._quiet = False
         self._posted: Params = {}
+        self._fresh = False  # whether the picture is of what was posted last
         self._first = {name: control.value for name, control in self.controls.items()}
         super().__init__([*rows, self.message, self.view, *below])
         for control in self.controls.values():
@@ -222,9 +223,18 @@ class Panel(widgets.VBox):
         self._changed()
 
     def _set(self, params: Params) -> None:
-        for name, value in [*params.items()] * 2:  # twice: a range may follow another control
-            self.controls[name].value = value
-            self.constrain()
+        with self._at_once():
+            for name, value in [*params.items()] * 2:  # twice: a range may follow another control
+                self.controls[name].value = value
+                self.constrain()
+
+    def _at_once(self) -> contextlib.ExitStack:
+        """While it is open no control tells the page its value, which a page would round and report
+        when the next one is already set."""
+        held = contextlib.ExitStack()
+        for control in self.controls.values():
+            held.enter_context(control.hold_sync())
+        return held
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until the picture belongs to the present parameters; False after `timeout` s."""
@@ -233,7 +243,8 @@ class Panel(widgets.VBox):
     def stop(self, *_: Any) -> None:
         """Give up the running job; the picture stays as it is."""
         if self.runner.stop():
-            self._say(f"Stopped. {self.frame.status if self.frame else ''}")
+            self._say(f"Stopped. {self.frame.status}" if self.frame and self._fresh else
+                      "Stopped before there was a picture of these values.")  # fmt: skip
 
     def reset(self, *_: Any) -> None:
         """Back to the values that the panel began with."""
@@ -253,23 +264,27 @@ class Panel(widgets.VBox):
             return
         self._quiet = True  # what constrain() moves is part of the same change
         try:
-            self.constrain()
+            with self._at_once():
+                self.constrain()
         finally:
             self._quiet = False
         if self.params != self._posted:  # a browser reports some changes twice
-            self._posted = self.params
+            self._posted, self._fresh = self.params, False
             self.runner.post(self._posted)
 
     def _show(self, frame: Frame | Exception) -> None:
         if isinstance(frame, Exception):
+            if not self._fresh:  # the last picture is of other values
+                self.frame, self.view.value = None, ""
             self._say(f"{type(frame).__name__}: {frame}", role="alert")
             return
-        self.frame = frame
+        self.frame, self._fresh = frame, True
         self.view.value = picture(frame.png, frame.alt)
         self._say(frame.status)
 
     def _say(self, text: str, role: str = "status") -> None:
-        self.message.value = f'<span role="{role}">{html.escape(text)}</span>'
+        style = ' style="color: #b00020; font-weight: bold"' if role == "alert" else ""
+        self.message.value = f'<span role="{role}"{style}>{html.escape(text)}</span>'
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the first complete picture for pages where nothing is live."""
@@ -300,6 +315,9 @@ def _cell() -> tuple[str | None, str | None]:
         return None, None
 
 
+WRAP: Any = widgets.Layout(flex_flow="row wrap")  # of a row that is wider than a small window
+
+
 def picture(png: bytes, alt: str) -> str:
     """A picture as HTML."""
     source = base64.b64encode(png).decode()
@@ -320,6 +338,18 @@ def slider(name: str, value: float, low: float, high: float, step: float) -> wid
     )  # fmt: skip
 
 
+def radius_slider(eps: float) -> widgets.DOMWidget:
+    """A slider for eps in steps of 0.005, from a number that has this one among them: a page would
+    round 8/255 to 0.03."""
+    held = number("eps", eps, "a number between 0.005 and 0.5", lambda v: 0.005 <= v <= 0.5)
+    return slider("eps", held, least(held), 0.5, 0.005)
+
+
+def least(eps: float) -> float:
+    """The lowest end of such a slider."""
+    return round(eps % 0.005, 6) or 0.005
+
+
 def chooser(split: Split, image: int) -> widgets.DOMWidget:
     """A slider over the images of a split, from `image`; off where there is only one."""
     last = len(split) - 1
@@ -331,6 +361,8 @@ def chooser(split: Split, image: int) -> widgets.DOMWidget:
 
 def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:
     """A button that calls `act`; `hint` shows under the mouse."""
-    made = widgets.Button(description=text, tooltip=hint, layout=widgets.Layout(width="auto"))
+    made = widgets.Button(
+        description=text, tooltip=hint, layout=widgets.Layout(width="auto", flex="0 0 auto")
+    )
     made.on_click(act)
     return made

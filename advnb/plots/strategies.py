@@ -24,11 +24,11 @@ def generalization(
     measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
     `own` models, open diamonds the `paper`'s printed numbers. Against another measure the ends of a
     line say their number of training images, unless it is flat, as several are together."""
-    figure = Picture(6.4, 3.6, alt)
+    figure = Picture(7.6, 3.6, alt)
     axes = figure.subplots()
     for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
-        colour = COLOURS.get(str(recipe), COLOURS["random"])
-        axes.plot(part.x, part.value, marker="o", markersize=4, color=colour, label=recipe)
+        colour, mark = COLOURS.get(str(recipe), COLOURS["random"]), MARKS.get(str(recipe), "o")
+        axes.plot(part.x, part.value, marker=mark, markersize=5, color=colour, label=recipe)
         if against == "n":
             axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
         elif part.value.max() - part.value.min() > 0.1:
@@ -53,7 +53,7 @@ def generalization(
         axes.minorticks_off()
     axes.set(xlabel=NAMES.get(against, against), ylabel=NAMES.get(attack, attack))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -76,6 +76,7 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     return figure
 
 
+MARKS = {"augmented": "s", "transformation": "^", "on-true": "v", "on-learned": "P", "regular": "X"}
 OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
 OWN: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 14, "markeredgecolor": "k"}
 NAMES = {
