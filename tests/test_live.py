@@ -1047,3 +1047,48 @@ def test_where_the_points_of_a_curve_lie(grid: pd.DataFrame) -> None:
     (axes,) = plots.generalization(grid, "on-true", against="error").axes
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["on-true"].get_xydata().tolist() == [[pytest.approx(0.8), pytest.approx(1.0)]]
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.3, 0.1, 0.005, 0.123])
+def test_a_page_that_rounds_to_steps_keeps_the_radius(letters: advnb.Split, eps: float) -> None:
+    model = advnb.zoo.load("fonts-cnn-normal")
+    control = BlindspotPanel(model, letters, eps=eps, steps=1).controls["eps"]
+    steps = (control.value - control.min) / control.step
+    assert steps == pytest.approx(round(steps), abs=1e-3)
+    assert control.value == eps
+
+
+def test_other_data_bring_their_radius(letters: advnb.Split) -> None:
+    model = advnb.zoo.load("fonts-cnn-normal")
+    panel = shown(BlindspotPanel(model, letters, eps=0.2, steps=1))
+    panel.submit(data="fonts")
+    assert shown(panel).params["eps"] == 0.1
+    panel.submit(data="as given", eps=0.3)
+    assert shown(panel).params["eps"] == 0.3
+    panel.submit(data="fonts")
+    press(panel, "Reset")
+    assert shown(panel).params["eps"] == 0.2
+
+
+def test_before_the_attack_there_is_no_success(letters: advnb.Split) -> None:
+    panel = shown(BlindspotPanel(advnb.zoo.load("fonts-cnn-normal"), letters, steps=1))
+    first = next(panel.frames(panel.params))
+    assert first is not None
+    assert "before the attack" in first.status
+    assert "accuracy" in first.alt
+    assert "success" not in first.alt
+
+
+def test_an_image_that_was_wrong_is_not_fooled(letters: advnb.Split) -> None:
+    model = advnb.zoo.load("fonts-cnn-normal")
+    wrong = advnb.models.logits(model, letters).argmax(1) != letters.y
+    panel = shown(AttackPanel(model, letters, image=int(wrong.nonzero()[0]), steps=2))
+    assert "wrong before the attack" in panel.message.value
+
+
+def test_stop_before_there_is_a_picture_says_so(letters: advnb.Split) -> None:
+    panel = shown(BlindspotPanel(advnb.zoo.load("fonts-cnn-normal"), letters, steps=1))
+    with panel.runner._working:  # the thread cannot begin
+        panel.submit(alpha=0.9)
+        press(panel, "Stop")
+    assert "Stopped before there was a picture" in panel.message.value

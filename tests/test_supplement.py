@@ -128,7 +128,8 @@ def test_the_picture_has_every_point() -> None:
     (axes,) = plots.beside(tables, alt="measured over printed").axes
     drawn = sum(len(line.get_xdata()) for line in axes.lines[1:])
     assert drawn == sum(map(len, tables.values()))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*tables]
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == [*tables, "test error", "success rate"]
     circles, squares = axes.lines[1:3]
     errors = tables["variants"].query("attack == 'error'")
     assert circles.get_xdata().tolist() == errors.printed.tolist()

@@ -35,8 +35,8 @@ def generalization(
             sized = part.dropna(subset=["n", "x"]).sort_values("n")
             for end in (sized.iloc[0], sized.iloc[-1]):
                 axes.annotate(
-                    f"{end.n:,.0f}", (end.x, end.value), (5, -10), textcoords="offset points",
-                    fontsize=8, color=colour,
+                    f"{end.n:,.0f}", (end.x, end.value), (0, 6), textcoords="offset points",
+                    fontsize=8, color=colour, ha="center",
                 )  # fmt: skip
         for table, style in ((paper, OPEN), (own, OWN)):
             if table is not None:
