@@ -214,7 +214,7 @@ class EmbeddingPanel(Panel):
              {"text": f"at most {most:.3f}" if known else "", "color": TEXT}],
             [_told(name, name == true, d) for name, d in zip(names, away.tolist())],
             f"test image {at}: {true}",
-            f"{len(shown)} nearest training images{f' of {k}' * (k > len(shown))}, distances",
+            f"{len(shown)}{f' of {k}' * (k > len(shown))} nearest training images (✗ another class)",
         )  # fmt: skip
         png = self._artist.draw(scene, at, index, params["hold"], side)
         share = (far < far[at]).double().mean().item()
