@@ -207,6 +207,7 @@ class EmbeddingPanel(Panel):
         after = one.named(found.guess[at : at + 1])[0] if known else ("being searched", True)
         moved = bad - one.x[0]
         most = moved.abs().max().item()
+        part = f" of {k}" if k > len(shown) else ""
         side = Side(
             torch.stack([one.x[0], bad, amplified(moved, max(most, 1e-3))]).cpu(),
             shown.x.cpu(),
@@ -214,7 +215,7 @@ class EmbeddingPanel(Panel):
              {"text": f"at most {most:.3f}" if known else "", "color": TEXT}],
             [_told(name, name == true, d) for name, d in zip(names, away.tolist())],
             f"test image {at}: {true}",
-            f"{len(shown)}{f' of {k}' * (k > len(shown))} nearest training images (✗ another class)",
+            f"{len(shown)} nearest training images{part} (✗ another class)",
         )  # fmt: skip
         png = self._artist.draw(scene, at, index, params["hold"], side)
         share = (far < far[at]).double().mean().item()
