@@ -72,6 +72,7 @@ def attribute(
         )
     if whole("refine", refine, 1) >= N_FONTS:
         raise ValueError(f"refine must be less than the {N_FONTS} faces; got {refine}")
+    x = x if x.dtype == torch.float64 else x.float()  # half precision would not do
     glyphs = torch.from_numpy(read_atlas()["glyphs"][:N_FONTS]).to(x) / 255
     low, high = (edge.to(x) for edge in manifold.bounds)
     poses = manifold.nearest(x, split)[:, None] + x.new_tensor([[0, 0, 0, 0, 0, t] for t in TURNS])
