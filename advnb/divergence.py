@@ -275,29 +275,35 @@ def shuffled(
     test: Tensor,
     test_y: Tensor,
     *,
+    share: float = 1.0,
     repeats: int = 20,
     seed: int = 0,
     **settings: Any,
 ) -> Tensor:
     """`kl_by_class` where the truth is 0: its value, float64 [repeats], after the points of each
-    class were dealt anew, as many to `train` and to `test` as before.
+    class were dealt anew, as many to `train` and to `test` as before, or that `share` of them.
 
     What these values have in common is the estimator's bias for so many points, and where the
     estimate itself lies among them is a permutation test of "no difference". They speak only of
     points that the projection treats alike, as one made of both sets together does.
     """
     whole("repeats", repeats, 1)
+    number("share", share, "in (0, 1]", lambda v: 0 < v <= 1)
     train, test = _points("train", train), _points("test", test, like=train)
     kl_by_class(train, train_y, test, test_y, replicates=0, **settings)  # tells what is wrong
     points, y = torch.cat([train, test]), torch.cat([train_y.cpu(), test_y.cpu()])
     stream, values = generator(seed), []
     for _ in range(repeats):
-        dealt = torch.arange(len(points))
+        dealt: list[list[Tensor]] = [[], []]
         for label in y.unique():
             own = (y == label).nonzero()[:, 0]
-            dealt[own] = own[torch.randperm(len(own), generator=stream)]
-        first, second = points[dealt].split([len(train), len(test)])
-        values.append(kl_by_class(first, train_y, second, test_y, replicates=0, **settings).value)
+            n = int((own < len(train)).sum())
+            own = own[torch.randperm(len(own), generator=stream)]
+            for into, rows in zip(dealt, (own[:n], own[n:])):
+                into.append(rows[: math.ceil(share * len(rows))])
+        a, b = (torch.cat(rows) for rows in dealt)
+        found = kl_by_class(points[a], y[a], points[b], y[b], replicates=0, **settings)
+        values.append(found.value)
     return torch.tensor(values, dtype=torch.float64)
 
 

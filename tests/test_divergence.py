@@ -423,6 +423,8 @@ def test_shuffled_points_keep_their_class_and_forget_their_set() -> None:
     one = [shuffled(x[y == k], y[y == k], moved[y == k], y[y == k], repeats=5, grid=30)
            for k in range(3)]  # fmt: skip
     assert values.mean() == pytest.approx(torch.stack(one).mean().item(), rel=0.5)
+    half = shuffled(x, y, moved, y, share=0.5, repeats=5, grid=30)
+    assert half.mean() > values.mean()  # fewer points, more of the bias
     few = shuffled(x, y, moved[:30], y[:30], repeats=2, grid=30)  # sets of unlike sizes
     assert len(few) == 2
 
@@ -469,6 +471,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: knn_kl(X, Y, k=21), "30 training and 20 test points.*k = 21.*smaller k"),
     (lambda: knn_kl(X[:1], Y), "1 training and 20 test points are too few for k = 5"),
     (lambda: knn_kl(0 * X, Y), "copies"),
+    (lambda: shuffled(X, X_Y, Y, Y_Y, share=0), r"share must be in \(0, 1\]"),
     (lambda: shuffled(X, X_Y, Y, Y_Y, repeats=0), "repeats must be a whole number >= 1"),
     (lambda: shuffled(X, X_Y.float(), Y, Y_Y), r"train_y must be int64 labels \[30\]"),
 ]
