@@ -188,8 +188,6 @@ def _plain(value: Any) -> Any:
 def _fields(cell: Any) -> Fields:
     """A cell as names and plain values."""
     fields = asdict(cell) if is_dataclass(cell) and not isinstance(cell, type) else cell
-    if isinstance(fields, Mapping):
-        fields = {name: _plain(value) for name, value in fields.items()}  # numpy's, say
     if not _is_plain(fields):
         raise ValueError(
             "a cell must be a dataclass or a mapping of names to texts, numbers or None; got "

@@ -52,10 +52,6 @@ class CurvePanel(Panel):
         rows = [*self.controls.values()]
         super().__init__([widgets.HBox(rows[:3], layout=WRAP), widgets.HBox(rows[3:])])
 
-    def constrain(self) -> None:
-        if self.controls["against"].value == self.controls["measure"].value:
-            self.controls["against"].value = "n"  # against itself every measure is a diagonal
-
     def frames(self, params: Params) -> Iterator[Frame | None]:
         strategy, n = params["strategy"], params["n"]
 
