@@ -76,7 +76,7 @@ def fit(
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
-    odd = re.search(r"<\S*(<lambda>|<locals>\S*)|<[^<>]* object", str(recipe))
+    odd = re.search(r"<lambda>|\S*<locals>\S*|<[^<>]* object", str(recipe))
     if checkpoint is not None and odd:
         raise ValueError(
             f"a checkpoint knows a recipe by its text, where {brief(odd[0])} says too little: give "

@@ -406,7 +406,12 @@ def test_a_checkpoint_refuses_a_recipe_that_it_cannot_tell_from_others(tmp_path:
             return 0.01
 
     run: dict = {"epochs": 1, "progress": False}
-    for schedule in (lambda epoch, epochs: 0.01, Flat()):
+
+    def inner(epoch: float, epochs: int) -> float:
+        return 0.01
+
+    # one of a notebook's cell has no function around it
+    for schedule in (eval("lambda epoch, epochs: 0.01"), inner, Flat()):
         recipe = replace(recipes.normal(), schedule=schedule)
         fit(dropout_net(), small(), recipe, **run)  # without a checkpoint it is no matter
         with refused("knows a recipe by its text, where .* says too little"):

@@ -33,7 +33,7 @@ def generalization(
             axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
         elif part.value.max() - part.value.min() > 0.1:
             sized = part.dropna(subset=["n", "x"]).sort_values("n")
-            for end in (sized.iloc[0], sized.iloc[-1]):
+            for end in sized.iloc[[0, -1] if len(sized) else []].itertuples():
                 axes.annotate(
                     f"{end.n:,.0f}", (end.x, end.value), (0, 6), textcoords="offset points",
                     fontsize=8, color=colour, ha="center",
