@@ -19,19 +19,17 @@ from torch import nn
 from . import checks
 from .attacks import Attack
 from .checks import brief, existing, whole
-from .data import Dataset, cache_folder, load
-from .files import DamagedFileError, load_tensors, save_tensors
+from .data import cache_folder, load
 from .fonts import unseen_faces
 from .learned import SHIPPED
 from .minimal import CarliniWagner
-from .models import NETWORKS, Network, accuracy
+from .models import NETWORKS, accuracy
 from .profiles import Profile
 from .splits import Split
-from .stacks import Stack
 from .stats import Rate
 from .strategies import ATTACKS, BASE, LEARNED, LIMIT, RECIPES, SOURCE, searched
 from .sweeps import key, pool, shipped, sweep
-from .training import fit
+from .trained import TRAINED, trained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +244,7 @@ class Measure:
     def model(self, cell: Cell) -> nn.Module:
         """The cell's trained model, in eval mode on `device`."""
         about = {name: getattr(cell, name) for name in TRAINED}
-        return _trained(self, json.dumps(about), key(about, self))
+        return trained(self, json.dumps(about), key(about, self))
 
 
 @lru_cache(maxsize=200)
@@ -254,71 +252,6 @@ def _steps(data: str, recipe: str) -> float:
     """Steps of attacks for an image that a strategy trains on."""
     parts = RECIPES[recipe](load(data)).parts
     return sum(part.share * (part.attack.steps + 1) for part in parts if part.attack)
-
-
-TRAINED = ("data", "model", "recipe", "n", "seed", "epochs")  # what decides a cell's model
-
-
-@lru_cache(maxsize=2)  # a transfer needs two
-def _trained(run: Measure, about: str, k: str) -> nn.Module:
-    """The model of TRAINED's fields, whose key is `k`."""
-    cell = json.loads(about)
-    data = load(cell["data"])
-    paths = {cell["seed"]: run.path(k)}
-    path = paths[cell["seed"]]
-    if path is not None and path.exists():
-        try:
-            kept = _new(cell, data, run.device)
-            kept.load_state_dict(load_tensors(path)[0])
-            return kept.eval()
-        except (DamagedFileError, RuntimeError):
-            pass  # trained again
-    if path is not None:
-        for seed in run.together:  # what is there already needs no training
-            other = run.path(key(cell | {"seed": seed}, run))
-            if other is not None and not other.exists():
-                paths[seed] = other
-    if len(paths) > 1 and not _stackable(cell, data):
-        paths = {cell["seed"]: path}
-    seeds = list(paths)
-    checkpoint = path and path.with_suffix(f".{'-'.join(map(str, seeds))}.checkpoint")
-
-    def train(checkpoint: Path | None) -> list[Network]:
-        networks = [_new(cell | {"seed": seed}, data, run.device) for seed in seeds]
-        alone = len(seeds) == 1
-        fit(
-            networks[0] if alone else (stack := Stack(networks)),
-            data.train(cell["n"]).to(run.device), RECIPES[cell["recipe"]](data),
-            epochs=cell["epochs"], seed=seeds[0] if alone else seeds, checkpoint=checkpoint,
-            progress=False,
-        )  # fmt: skip
-        return networks if alone else stack.unstack()
-
-    try:
-        models = train(checkpoint)
-    except DamagedFileError:
-        assert checkpoint is not None
-        checkpoint.unlink(missing_ok=True)
-        models = train(checkpoint)
-    for (seed, path), model in zip(paths.items(), models):
-        if path is not None:
-            save_tensors(path, model.state_dict(), **cell | {"seed": seed})
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)  # another process may have been at the same
-    return models[0]
-
-
-def _stackable(cell: dict[str, Any], data: Dataset) -> bool:
-    try:
-        Stack([_new(cell, data, "cpu")])
-    except ValueError:  # MadryCIFAR looks at all channels at once
-        return False
-    return True
-
-
-def _new(cell: dict[str, Any], data: Dataset, device: str) -> Network:
-    network = NETWORKS[cell["model"]](cell["seed"], shape=data.shape, classes=len(data.classes))
-    return network.to(device)
 
 
 @lru_cache(maxsize=3)

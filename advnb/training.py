@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from .checkpoints import Checkpoint
 from .checks import brief, whole
-from .files import DamagedFileError, digest, load_tensors, save_tensors
 from .models import device_of, full_precision, kept_random, probe, seed_device
 from .recipes import Part, Recipe
 from .recorded import Recorded
 from .splits import Split
 from .stacks import Stack
 from .stats import generator
-
-SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
 
 
 def fit(
@@ -243,73 +240,3 @@ def _loss(
 
 def _draw(*key: int) -> int:
     return int(torch.randint(2**62, (1,), generator=generator(*key)))
-
-
-class Checkpoint:
-    """Models and optimisers on disk, tied to one run by a fingerprint of all that decides it:
-    the data, the weights at the start and `told`, its settings as a text."""
-
-    def __init__(
-        self,
-        path: str | os.PathLike | None,
-        models: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        data: Mapping[str, Tensor],
-        told: str,
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        self.models, self.optimizers, self.saved = models, optimizers, time.monotonic()
-        if self.path is not None:
-            self.fingerprint = f"{digest({**data, **self._weights()})} {told}"
-
-    def _weights(self) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        for name, model in self.models.items():
-            weights.update(model.state_dict(prefix=f"{name}."))
-        return weights
-
-    def _trained(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        """Every parameter that an optimiser moves, with the start of its state's names."""
-        for name, optimizer in self.optimizers.items():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for number, parameter in enumerate(parameters):
-                yield f"{name}.{number}", optimizer, parameter
-
-    def resume(self) -> int:
-        """The step to go on from: 0 for a new run."""
-        if self.path is None or not self.path.exists():
-            return 0
-        tensors, about = load_tensors(self.path)
-        if about.get("fingerprint") != self.fingerprint:
-            raise ValueError(
-                f"{self.path} belongs to another run (other data, weights, recipe, epochs or "
-                "seed): delete it or name another file"
-            )
-        try:
-            for name, model in self.models.items():
-                start = f"{name}."
-                model.load_state_dict(
-                    {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-                )
-            for name, optimizer, parameter in self._trained():
-                if f"{name}.step" not in tensors:  # frozen: Adam keeps nothing for it
-                    continue
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                state = {key: tensors[f"{name}.{key}"] for key in keys}
-                for key in ("exp_avg", "exp_avg_sq"):
-                    state[key] = state[key].to(parameter.device)
-                optimizer.state[parameter] = state
-        except (KeyError, RuntimeError):
-            raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from None
-        return int(about["step"])
-
-    def save(self, step: int, due: bool) -> None:
-        """Write the file if it is `due`, or 30 seconds after the last time."""
-        if self.path is None or not (due or time.monotonic() - self.saved > SAVE_EVERY):
-            return
-        tensors = self._weights()
-        for name, optimizer, parameter in self._trained():
-            for key, tensor in optimizer.state[parameter].items():
-                tensors[f"{name}.{key}"] = tensor
-        save_tensors(self.path, tensors, fingerprint=self.fingerprint, step=step)
-        self.saved = time.monotonic()

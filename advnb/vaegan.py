@@ -25,6 +25,7 @@ from torch.nn.functional import softplus
 from tqdm.auto import tqdm
 
 from .autoencoders import Autoencoder, Discriminator
+from .checkpoints import Checkpoint
 from .checks import brief, number, whole
 from .files import digest
 from .learned import KINDS, LearnedManifold
@@ -32,7 +33,6 @@ from .models import kept_random, seed_device
 from .recipes import OneCycle
 from .splits import Split
 from .stats import generator
-from .training import Checkpoint
 
 BATCH = 100
 STEPS = {"flow": 3000, "vaegan": 1680}  # which take the same time

@@ -19,10 +19,10 @@ def train(checkpoint: str | None, epochs: int) -> str:
     import torch
 
     import advnb
-    from advnb import files, training
+    from advnb import checkpoints, files
 
     torch.set_num_threads(1)
-    training.SAVE_EVERY = 0.0
+    checkpoints.SAVE_EVERY = 0.0
     attack = advnb.Attack(advnb.Pixels(0.1), steps=10, lr=0.02)
     recipe = advnb.recipes.adversarial(attack, warmup=1.0)
     split, model = advnb.load("fonts").train(300), advnb.models.CNN(seed=2)

@@ -42,9 +42,9 @@ TINY = Cell("fonts", "CNN", "normal", 100, 0, "error", 60, 2, 1)
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """No test uses a model that another has left in memory."""
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     yield
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seeds.append(settings["seed"])
         return fit(*args, **settings)
 
-    monkeypatch.setattr(curves, "fit", spy)
+    monkeypatch.setattr("advnb.trained.fit", spy)
     return seeds
 
 
@@ -320,7 +320,7 @@ def test_a_model_is_trained_once(tmp_path: Path, trainings: list[int]) -> None:
     assert trainings == [0]
     (kept,) = tmp_path.iterdir()  # no checkpoint stays behind
     assert kept.suffix == ".safetensors"
-    curves._trained.cache_clear()  # as in a process of tomorrow
+    curves.trained.cache_clear()  # as in a process of tomorrow
     again = [measure(replace(TINY, attack=a, images=20)) for a in ("on-true", "regular", "error")]
     assert trainings == [0]
     assert again == rates[::-1]
@@ -334,7 +334,7 @@ def test_disk_decides_nothing(tmp_path: Path) -> None:
     cells = [replace(TINY, recipe="augmented", attack=a, images=20) for a in ("error", "on-true")]
     found = []
     for folder in (None, str(tmp_path), str(tmp_path)):
-        curves._trained.cache_clear()
+        curves.trained.cache_clear()
         measure = Measure(folder)
         digest = files.digest(measure.model(cells[0]).state_dict())
         found.append((digest, *map(measure, cells)))
@@ -361,11 +361,11 @@ def test_damaged_models_are_trained_again(
     flipped = good[:-7] + bytes([good[-7] ^ 1]) + good[-6:]
     contents = {"truncated": good[:-9], "flipped": flipped, "foreign": b"notes", "empty": b""}
     path.write_bytes(contents[damage])
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     assert measure(TINY) == rate
     assert trainings == [0, 0]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     assert measure(TINY) == rate  # from the file that has been mended
     assert trainings == [0, 0]
 
@@ -378,7 +378,7 @@ def test_a_kept_model_of_another_form_is_trained_anew(tmp_path: Path) -> None:
     tensors, about = files.load_tensors(path)
     tensors.pop(next(iter(tensors)))
     files.save_tensors(path, {k: v + 1 for k, v in tensors.items()}, **about)
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     assert files.digest(measure.model(TINY).state_dict()) == digest
 
 
@@ -395,7 +395,7 @@ def test_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 raise KeyboardInterrupt
             return super().forward(x)
 
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(NETWORKS, "CNN", Stopping)
         with pytest.raises(KeyboardInterrupt):
@@ -411,7 +411,7 @@ def test_a_damaged_checkpoint_is_begun_again(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     path.rename(path.with_suffix(".checkpoint"))
     path.with_suffix(".checkpoint").write_bytes(b"half")
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     assert Measure(str(tmp_path))(TINY) == rate
 
 
@@ -428,7 +428,7 @@ def test_a_changed_set_is_measured_anew(tmp_path: Path) -> None:
     versions.append(Measure.version({"data": path}))
     assert versions[0] != versions[1]
     changed = measure(cell)
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     curves._test.cache_clear()
     assert changed == measure(cell)
 

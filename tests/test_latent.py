@@ -23,7 +23,8 @@ from advnb.live import LatentPanel, StepPanel, close_all
 from advnb.live import latent as latent_module
 from advnb.live import steps as steps_module
 from advnb.live.latent import ARROWS, strengths
-from advnb.live.panel import Frame, Panel
+from advnb.live.panel import Panel
+from advnb.live.runner import Frame
 
 from .conftest import refused
 from .test_live import PNG, WAIT, all_ended, press, shown, workers
@@ -65,13 +66,13 @@ def panel(model: nn.Module, letters: Split) -> LatentPanel:
 def posts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What panels work on from now on."""
     seen: list[dict[str, Any]] = []
-    post = advnb.live.panel.Runner.post
+    post = advnb.live.runner.Runner.post
 
     def noted(self: Any, params: dict[str, Any]) -> None:
         seen.append(params)
         post(self, params)
 
-    monkeypatch.setattr(advnb.live.panel.Runner, "post", noted)
+    monkeypatch.setattr(advnb.live.runner.Runner, "post", noted)
     return seen
 
 

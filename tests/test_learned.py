@@ -25,7 +25,17 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 import advnb
-from advnb import Attack, Dataset, OnManifold, Pixels, Split, learned, quality, training, vaegan
+from advnb import (
+    Attack,
+    Dataset,
+    OnManifold,
+    Pixels,
+    Split,
+    checkpoints,
+    learned,
+    quality,
+    vaegan,
+)
 from advnb.__main__ import main
 from advnb.attribution import _centred, _middle, _poses, to_letter
 from advnb.autoencoders import LATENTS, Autoencoder, Discriminator, Flow
@@ -892,16 +902,16 @@ def test_every_epoch_visits_every_image(shared: bool, three: Dataset) -> None:
 
 def stop_after(saves: int, patch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
     """Let the checkpoint be written `saves` times and then stop the run."""
-    written, save = 0, training.Checkpoint.save
+    written, save = 0, checkpoints.Checkpoint.save
 
-    def stopping(self: training.Checkpoint, step: int, due: bool) -> None:
+    def stopping(self: checkpoints.Checkpoint, step: int, due: bool) -> None:
         nonlocal written
         save(self, step, due)
         written += 1
         if written == saves:
             raise error
 
-    patch.setattr(training.Checkpoint, "save", stopping)
+    patch.setattr(checkpoints.Checkpoint, "save", stopping)
 
 
 @pytest.mark.parametrize("stops", [(1,), (6,), (8, 4, 1)])
@@ -913,7 +923,7 @@ def test_going_on_is_exact(
     small = SMALL | {"steps": 14} if kind == "shared" else SMALL
     chosen = Settings("flow" if kind == "shared" else kind, shared=kind == "shared", **small)
     unbroken = train(three.train(), chosen, progress=False)
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", -1.0)
     for saves in stops:
         with monkeypatch.context() as patch:
             stop_after(saves, patch, KeyboardInterrupt)

@@ -29,8 +29,9 @@ from advnb.attacks import Attack
 from advnb.live import AttackPanel, BlindspotPanel, CurvePanel, close_all
 from advnb.live import blindspot as blindspot_module
 from advnb.live import panel as panel_module
-from advnb.live.panel import Frame, Panel, Runner
+from advnb.live.panel import Panel
 from advnb.live.pointer import PointedImage
+from advnb.live.runner import Frame, Runner
 
 from .conftest import ROOT, real, refused
 

@@ -27,8 +27,8 @@ from advnb.live import EmbeddingPanel, close_all
 from advnb.live import embedding as module
 from advnb.live import pieces as pieces_module
 from advnb.live.embedding import EmbeddingFrame
-from advnb.live.panel import Frame
 from advnb.live.pieces import PIECE
+from advnb.live.runner import Frame
 from advnb.live.scatter import Map, ScatterFigure, Scene, Side
 
 from .conftest import refused

@@ -643,8 +643,8 @@ def toy_that_nobody_attacks(patch: Patch) -> None:
 
 def training_that_learns_nothing(patch: Patch) -> None:
     patch.setenv("ADVNB_CACHE", tempfile.mkdtemp(dir=os.environ["ADVNB_CACHE"]))
-    patch.setattr(advnb.curves, "_trained", advnb.curves._trained.__wrapped__)
-    patch.setattr(advnb.curves, "fit", lambda model, *run, **settings: model.eval())
+    patch.setattr(advnb.curves, "trained", advnb.curves.trained.__wrapped__)
+    patch.setattr("advnb.trained.fit", lambda model, *run, **settings: model.eval())
 
 
 def neighbours_that_come_first(patch: Patch) -> None:

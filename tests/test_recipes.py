@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import advnb
-from advnb import Affine, Attack, OnManifold, Pixels, Split, fit, perturbations, recipes, training
+from advnb import (
+    Affine,
+    Attack,
+    OnManifold,
+    Pixels,
+    Split,
+    checkpoints,
+    fit,
+    perturbations,
+    recipes,
+)
 from advnb.perturbations import STARTS
 from advnb.recipes import Decay, OneCycle, Part, Recipe
 from advnb.recorded import Recorded
@@ -628,7 +638,7 @@ def test_going_on_is_exact(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also between the two updates of a batch: the whole batch is then done again."""
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0.0)
     split, recipe, path = coded(), runs()[kind], tmp_path / "run"
     unbroken = fit(net(), split, recipe, **RUN)
     for number, passed in enumerate(stops):
@@ -666,7 +676,7 @@ def test_the_recipe_ties_a_checkpoint(tmp_path: Path) -> None:
 DEATH = """
 import os, signal, sys
 from tests import test_recipes as t
-t.training.SAVE_EVERY = 0.0
+t.checkpoints.SAVE_EVERY = 0.0
 model = t.net()
 seen = t.passes(model)
 def hook(module, inputs):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import advnb
-from advnb import Attack, OnManifold, Pixels, Split, curves, fit, recipes
+from advnb import Attack, OnManifold, Pixels, Split, curves, fit, recipes, trained
 from advnb.curves import Cell, Measure
 from advnb.models import CNN, MLP, VGG, WRM, MadryCIFAR, MadryMNIST, Network, ResNet13, WongKolter
 from advnb.passes import quickened
@@ -139,19 +139,19 @@ def test_a_stack_is_not_looked_at_as_one(fonts: advnb.Dataset) -> None:
 def test_networks_that_cannot_be_stacked_train_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curves, "_stackable", lambda *_: False)
-    curves._trained.cache_clear()
+    monkeypatch.setattr("advnb.trained._stackable", lambda *_: False)
+    curves.trained.cache_clear()
     cell = Cell("fonts", "CNN", "normal", 100, 1, "error", 100, epochs=1)
     found = Measure(str(tmp_path), together=(0, 1, 2))(cell)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
     assert found == Measure()(cell)
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
 
 
 @pytest.mark.parametrize(("model", "able"), [("CNN", True), ("MadryCIFAR", False)])
 def test_which_networks_can_be_stacked(model: str, able: bool, fonts: advnb.Dataset) -> None:
-    assert curves._stackable({"model": model, "seed": 0}, fonts) is able
+    assert trained._stackable({"model": model, "seed": 0}, fonts) is able
 
 
 def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +161,8 @@ def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.Mon
         runs.append(settings["seed"])
         return fit(model, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(curves, "fit", counted)
-    curves._trained.cache_clear()
+    monkeypatch.setattr("advnb.trained.fit", counted)
+    curves.trained.cache_clear()
     cell = Cell("fonts", "CNN", "normal", 200, 1, "error", 300, epochs=1)
     together = Measure(str(tmp_path), together=(0, 1, 2))
     rates = {seed: together(replace(cell, seed=seed)) for seed in (1, 0, 2)}
@@ -174,7 +174,7 @@ def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.Mon
         assert rate.value == pytest.approx(alone.value, abs=0.05)  # rounding tips a few images
     assert len(set(rates.values())) == 3
     assert together(replace(cell, seed=3)) == Measure()(replace(cell, seed=3))
-    curves._trained.cache_clear()
+    curves.trained.cache_clear()
 
 
 def test_frozen_layers_stay_frozen(fonts: advnb.Dataset) -> None:

@@ -1216,6 +1216,6 @@ def test_a_model_that_another_process_finishes(
         checkpoint.unlink(missing_ok=True)  # by the other one, which was done a moment before
 
     trained = curves.fit
-    monkeypatch.setattr(curves, "fit", fit)
+    monkeypatch.setattr("advnb.trained.fit", fit)
     cell = own_set(tmp_path / "own.npz")
     assert curves.Measure(str(tmp_path / "models"))(cell).value == 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import advnb
-from advnb import Attack, OnManifold, Pixels, Split, fit, recipes, training
+from advnb import Attack, OnManifold, Pixels, Split, checkpoints, fit, recipes
 from advnb.files import DamagedFileError
 from advnb.manifolds import LearnedManifold
 from advnb.models import CNN
@@ -286,7 +286,7 @@ RUNS = {
 def test_going_on_is_exact(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0.0)
     make, recipe = RUNS[kind]
     run = {"epochs": 3, "seed": 5, "progress": False}
     unbroken = fit(make(), small(), recipe, **run)
@@ -316,7 +316,7 @@ def test_between_epochs_is_saved_without_waiting(tmp_path: Path) -> None:
 
 
 def test_frozen_weights_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0.0)
 
     def make() -> nn.Module:
         model = dropout_net()

@@ -14,8 +14,10 @@ from ..attacks import Attack
 from ..models import checked, logits
 from ..perturbations import Pixels
 from ..splits import Split
+from .controls import WRAP, button, chooser, slider
 from .figures import AttackFigure
-from .panel import REFRESH, WRAP, Frame, Panel, Params, button, chooser, slider
+from .panel import Panel
+from .runner import REFRESH, Frame, Params
 
 SHOWN = 10  # classes, the likeliest, whose probabilities are drawn
 

@@ -26,9 +26,10 @@ from ..models import checked, logits, predictions
 from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
+from .controls import WRAP, button, least, radius_slider, slider
 from .figures import BlindspotFigure
 from .landscape import ALPHAS, MapFrame, MapPanel
-from .panel import REFRESH, WRAP, Frame, Params, button, least, radius_slider, slider
+from .runner import REFRESH, Frame, Params
 
 MINE = "as given"
 

@@ -25,8 +25,10 @@ from ..profiles import profile
 from ..relaxations import Method
 from ..splits import Split
 from ..stats import Rate, rate
+from .controls import WRAP, button, radius_slider, slider
 from .figures import LiveFigure
-from .panel import REFRESH, WRAP, Frame, Panel, Params, button, radius_slider, slider
+from .panel import Panel
+from .runner import REFRESH, Frame, Params
 
 STEPS = 40  # of the attack
 LINES = "Bounds from lines, intervals inside"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from ..plots import NAMES, generalization
-from .panel import WRAP, Frame, Panel, Params
+from .controls import WRAP
+from .panel import Panel
+from .runner import Frame, Params
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,9 +22,11 @@ from ..plots import COLOURS, PASTEL, amplified, caption
 from ..profiles import profile
 from ..splits import Split
 from ..zoo import pgd
-from .panel import WRAP, Frame, Panel, Params, button, chooser
+from .controls import WRAP, button, chooser
+from .panel import Panel
 from .pieces import PIECE, Attacked, Space, grow
 from .pointer import PointedImage
+from .runner import Frame, Params
 from .scatter import NEAR, TEXT, Group, Map, ScatterFigure, Scene, Side
 
 AGE = 2.0  # seconds until outcomes that have come in meanwhile are drawn: it takes a while

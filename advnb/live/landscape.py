@@ -16,8 +16,9 @@ from ..blindspots import Landscape, Printed
 from ..blindspots.landscape import beta_of, grid, shift_of
 from ..plots.landscape import LEGEND, heat, mark, scale
 from .figures import LiveFigure
-from .panel import Frame, Panel, Params, picture
+from .panel import Panel, picture
 from .pointer import PointedImage
+from .runner import Frame, Params
 
 ALPHAS = tuple(round(0.5 + 0.02 * i, 2) for i in range(26))  # steps of the panel's slider
 AGE, SHARE = 1.0, 0.1  # of a search: seconds between two pictures, and the share of its time

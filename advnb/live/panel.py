@@ -7,139 +7,19 @@ kernel runs, the panel's last complete picture stands in its place.
 
 from __future__ import annotations
 
-import atexit
 import base64
 import contextlib
 import html
 import math
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ipywidgets as widgets
-import torch
 from traitlets import TraitError
 
-from ..checks import brief, number
-from ..profiles import usable_cores
-from ..splits import Split
-
-Params = dict[str, Any]
-REFRESH = 0.12  # seconds between frames of a running job: drawing must not starve the search
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a panel: PNG bytes, what it shows in words, whether the job is complete."""
-
-    params: Params
-    png: bytes
-    alt: str
-    status: str
-    complete: bool
-
-
-_runners: weakref.WeakSet[Runner] = weakref.WeakSet()
-
-
-class Runner:
-    """A daemon thread that turns the newest parameters into frames; older ones are dropped.
-
-    `job(params)` is a generator of frames, a cheap one first; it yields None wherever it may be
-    cut short without a picture. The thread starts with the first post and ends in `close`; a
-    later post starts another.
-    """
-
-    def __init__(
-        self,
-        job: Callable[[Params], Iterator[Frame | None]],
-        show: Callable[[Frame | Exception], None],
-    ) -> None:
-        self._job, self._show = job, show
-        self._news = threading.Condition()
-        # one core is the kernel's; a cap that somebody has set stays
-        self._threads = max(1, min(torch.get_num_threads(), usable_cores() - 1))
-        self._working = threading.Lock()  # a thread that was closed may still finish a frame
-        self._pending: Params | None = None
-        self._generation = 0  # of the newest post; a frame of an older one is never shown
-        self._busy = False
-        self._thread: threading.Thread | None = None
-        _runners.add(self)
-
-    def post(self, params: Params) -> None:
-        """Work on these parameters, now, instead of any others."""
-        with self._news:
-            self._generation += 1
-            self._pending, self._busy = params, True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="advnb panel", daemon=True)
-                self._thread.start()
-            self._news.notify_all()
-
-    def stop(self) -> bool:
-        """Give up the present job; whether there was one."""
-        with self._news:
-            was, self._busy = self._busy, False
-            self._generation += 1
-            self._pending = None
-            self._news.notify_all()
-            return was
-
-    def settle(self, timeout: float | None = None) -> bool:
-        """Wait until the newest job is complete or stopped; False if that takes too long."""
-        with self._news:
-            return self._news.wait_for(lambda: not self._busy, timeout)
-
-    def close(self) -> None:
-        """Stop, and let the thread end."""
-        self.stop()
-        with self._news:
-            self._thread = None
-            self._news.notify_all()
-
-    def _work(self) -> None:
-        torch.set_num_threads(self._threads)
-        me = threading.current_thread()
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._pending is not None or self._thread is not me)
-                if self._thread is not me:
-                    return
-                params, self._pending, generation = self._pending, None, self._generation
-            assert params is not None
-            with self._working:
-                try:
-                    for frame in self._job(params):
-                        if not self._publish(frame, generation):
-                            break
-                except Exception as error:  # a panel shows its errors: a thread's would be lost
-                    with contextlib.suppress(Exception):
-                        self._publish(error, generation)
-            with self._news:
-                if generation == self._generation:
-                    self._busy = False
-                    self._news.notify_all()
-
-    def _publish(self, frame: Frame | Exception | None, generation: int) -> bool:
-        """Show a frame unless newer parameters are waiting; whether to go on with the job."""
-        with self._news:
-            if generation != self._generation:
-                return False
-            if frame is not None:
-                self._show(frame)
-            return True
-
-
-@atexit.register
-def _end() -> None:
-    """Wait for what the threads are at: one that is inside torch when Python ends aborts it."""
-    for runner in list(_runners):
-        runner.close()
-    for runner in list(_runners):
-        runner._working.acquire(timeout=5)
-
+from ..checks import brief
+from .runner import Frame, Params, Runner
 
 _open: weakref.WeakSet[Panel] = weakref.WeakSet()
 
@@ -315,54 +195,8 @@ def _cell() -> tuple[str | None, str | None]:
         return None, None
 
 
-WRAP: Any = widgets.Layout(flex_flow="row wrap")  # of a row that is wider than a small window
-
-
 def picture(png: bytes, alt: str) -> str:
     """A picture as HTML."""
     source = base64.b64encode(png).decode()
     told = html.escape(alt, quote=True)
     return f'<img alt="{told}" src="data:image/png;base64,{source}" style="max-width:100%">'
-
-
-def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.DOMWidget:
-    """A labelled slider, of whole numbers where `step` is one; ValueError outside its range."""
-    counts = isinstance(step, int)
-    what = f"a {'whole ' if counts else ''}number between {low:g} and {high:g}"
-    held = number(name, value, what, lambda v: low <= v <= high and (not counts or v % 1 == 0))
-    kind = widgets.IntSlider if counts else widgets.FloatSlider
-    extra = {} if counts else {"readout_format": ".3f"}
-    return kind(
-        value=int(held) if counts else held, min=low, max=high, step=step, description=name,
-        layout=widgets.Layout(width="22em"), **extra,
-    )  # fmt: skip
-
-
-def radius_slider(eps: float) -> widgets.DOMWidget:
-    """A slider for eps in steps of 0.005, from a number that has this one among them: a page would
-    round 8/255 to 0.03."""
-    held = number("eps", eps, "a number between 0.005 and 0.5", lambda v: 0.005 <= v <= 0.5)
-    return slider("eps", held, least(held), 0.5, 0.005)
-
-
-def least(eps: float) -> float:
-    """The lowest end of such a slider."""
-    return round(eps % 0.005, 6) or 0.005
-
-
-def chooser(split: Split, image: int) -> widgets.DOMWidget:
-    """A slider over the images of a split, from `image`; off where there is only one."""
-    last = len(split) - 1
-    at = number("image", image, f"a whole number between 0 and {last}", lambda v: 0 <= v <= last)
-    made = slider("image", at, 0, max(last, 1), 1)  # one from 0 to 0 would be an error in a browser
-    made.disabled = last == 0
-    return made
-
-
-def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:
-    """A button that calls `act`; `hint` shows under the mouse."""
-    made = widgets.Button(
-        description=text, tooltip=hint, layout=widgets.Layout(width="auto", flex="0 0 auto")
-    )
-    made.on_click(act)
-    return made

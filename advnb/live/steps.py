@@ -18,8 +18,10 @@ from ..models import checked, predictions
 from ..perturbations import Manifold, manifold_of
 from ..plots import COLOURS, amplified, caption, mosaic
 from ..splits import Split
+from .controls import button, chooser, slider
 from .figures import LiveFigure
-from .panel import REFRESH, Frame, Panel, Params, button, chooser, slider
+from .panel import Panel
+from .runner import REFRESH, Frame, Params
 
 
 class StepPanel(Panel):
