@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .stacks import stacked
 from .stats import generator
 
 Shape = tuple[int, int, int]
@@ -147,33 +145,6 @@ class Flow(nn.Module):
             scale, shift = self._scale_and_shift(net, kept)
             z = torch.cat([(moved - shift) * (-scale).exp(), kept], -1)
         return z
-
-
-class Decoders(nn.Module):
-    """The decoders of K autoencoders of one form as one: codes [n, K, 10], n for each, to images
-    [n, K, C, H, W]. The weights are copies."""
-
-    def __init__(self, networks: Sequence[Autoencoder]) -> None:
-        super().__init__()
-        flows = [network.flow for network in networks]
-        self.flow = copy.deepcopy(flows[0])
-        nets = zip(*(flow.nets for flow in flows))
-        self.flow.nets = nn.ModuleList(_Side(stacked(net), len(networks)) for net in nets)
-        self.decoder = stacked([network.decoder for network in networks])
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.decoder(self.flow.inverse(z).flatten(1)).unflatten(1, (z.shape[1], -1))
-
-
-class _Side(nn.Module):
-    """A stack's rows [n, K, d], side by side for its layers and back again."""
-
-    def __init__(self, net: nn.Module, count: int) -> None:
-        super().__init__()
-        self.net, self.count = net, count
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.flatten(1)).unflatten(1, (self.count, -1))
 
 
 def _after(channels: int, normalised: bool) -> tuple[nn.Module, nn.Module]:

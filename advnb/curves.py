@@ -136,6 +136,10 @@ def run(
     the models that differ in their seeds alone are trained together."""
     checks.device(device)  # told once, not for every cell
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
+    try:  # told before a model is trained
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{error.strerror}: {folder} cannot be written, name another") from None
     stacked = device.startswith("cuda")
     seeds = tuple(sorted({cell.seed for cell in cells})) if stacked else ()
     measure = Measure(str(folder / "models"), device, seeds)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoders import LATENTS, Autoencoder, Decoders
+from .autoencoders import LATENTS, Autoencoder
 from .checks import brief, number, watched, whole
 from .data import Dataset
+from .decoders import Decoders
 from .files import DamagedFileError, digest, load_tensors, packed, save_tensors
 from .projection import STAGES, nearest
 from .splits import Split
@@ -49,7 +50,7 @@ class LearnedManifold:
         self._networks: dict[tuple[torch.device, torch.dtype], list[Autoencoder]] = {
             (torch.device("cpu"), torch.float32): home
         }
-        self._decoders: dict[tuple[torch.device, torch.dtype], Decoders] = {}
+        self._decoders: dict[tuple[torch.device, torch.dtype], list[Decoders]] = {}
 
     @classmethod
     def load(cls, data: Dataset | str, kind: str = KINDS[0]) -> LearnedManifold:
@@ -122,7 +123,7 @@ class LearnedManifold:
         ValueError for images of another data set, size or number of classes."""
         self._check(split)
         with torch.no_grad():
-            return self._by_class(lambda net, x: net.encode(x), split.x, split.y)
+            return self._by_class([net.encode for net in self._on(split.x)], split.x, split.y)
 
     def decode(self, z: Tensor, split: Split) -> Tensor:
         """Images [N, C, H, W] of codes z [N, 10], each by the model of its class. ValueError for
@@ -215,41 +216,43 @@ class LearnedManifold:
         return self._networks[key]
 
     def _by_class(
-        self, run: Callable[[Autoencoder, Tensor], Tensor], rows: Tensor, y: Tensor
+        self, models: Sequence[Callable[[Tensor], Tensor]], rows: Tensor, y: Tensor
     ) -> Tensor:
-        """`run(network of the class, its rows)` for every class, put back in the rows' order."""
-        networks = self._on(rows)
+        """The class's model of its rows, for every class, put back in the rows' order."""
         if self.shared:
-            return run(networks[0], rows)
+            return models[0](rows)
         order = y.argsort(stable=True)
-        counts = torch.bincount(y, minlength=len(networks)).tolist()
-        parts = zip(networks, rows[order].split(counts))
-        found = torch.cat([run(network, part) for network, part in parts if len(part)])
+        counts = torch.bincount(y, minlength=len(models)).tolist()
+        parts = zip(models, rows[order].split(counts))
+        found = torch.cat([model(part) for model, part in parts if len(part)])
         return found[order.argsort()]
 
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         """The images of codes, each by the model of its class. A few codes of many classes cost
         more in calls than in arithmetic: they are decoded side by side, as many of each class as
         there are of the most frequent one."""
-        classes, at = len(self._on(z)), torch.arange(len(y), device=y.device)
+        *each, together = self._quick(z)
+        classes, at = len(each), torch.arange(len(y), device=y.device)
         if not self.shared and not watched():
             # how many rows a class has is not to be asked: all, and then a choice
-            return self._together(z)(z[:, None].expand(-1, classes, -1))[at, y]
+            return together(z[:, None].expand(-1, classes, -1))[at, y]
         counts = torch.bincount(y, minlength=classes)
         most = int(counts.max())
         if self.shared or len(z) > FEW or most * classes > 3 * len(z):
-            return self._by_class(lambda net, part: net.decode(part), z, y)
+            return self._by_class([one.alone for one in each], z, y)
         order = y.argsort(stable=True)
         rank = torch.empty_like(y)
         rank[order] = at - (counts.cumsum(0) - counts)[y[order]]
         padded = z.new_zeros(most, classes, LATENTS).index_put((rank, y), z)
-        return self._together(z)(padded)[rank, y]
+        return together(padded)[rank, y]
 
-    def _together(self, like: Tensor) -> Decoders:
-        """The classes' decoders as one, on the device and in the type of `like`."""
+    def _quick(self, like: Tensor) -> list[Decoders]:
+        """Each class's decoder, and all as one, on the device and in the type of `like`."""
         key = (like.device, like.dtype)
         if key not in self._decoders:
-            self._decoders[key] = Decoders(self._on(like)).requires_grad_(False).eval()
+            networks = self._on(like)
+            each = [Decoders([network]) for network in networks]
+            self._decoders[key] = [*each, Decoders(networks)]
         return self._decoders[key]
 
     def _check(self, split: Split) -> None:

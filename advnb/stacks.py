@@ -19,7 +19,7 @@ from .networks import Network
 
 ALIKE = (
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
-    nn.Identity,
+    nn.Identity, nn.PixelShuffle,
 )  # fmt: skip
 
 

@@ -486,6 +486,12 @@ FILES: dict[str, Row] = {
         lambda here, _: MANIFOLD.save(below_a_file(here)), OSError, "cannot be written",
         "name|give",
     ),
+    "a sweep whose cache lies below a file": (
+        lambda here, _: advnb.curves.run(
+            advnb.curves.grid("fonts", ["normal"], [100], [0], ["error"]), cache=below_a_file(here)
+        ),
+        OSError, "cannot be written", "name|give",
+    ),
     # the fonts
     "no folder of fonts": (
         lambda here, _: glyphs.build([here / "fonts"], here / "atlas.npz"), ValueError,

@@ -39,6 +39,7 @@ from advnb import (
 from advnb.__main__ import main
 from advnb.attribution import _centred, _middle, _poses, to_letter
 from advnb.autoencoders import LATENTS, Autoencoder, Discriminator, Flow
+from advnb.decoders import Decoders
 from advnb.files import DamagedFileError, load_tensors, save_tensors
 from advnb.fonts import LATENTS as LATENTS_OF_FONTS
 from advnb.fonts import RANGES
@@ -193,6 +194,20 @@ def test_images_come_back_in_their_shape(shape: tuple[int, int, int], kernel: in
     assert 0 <= y.min() < y.max() <= 1
     critic = Discriminator(0, shape=shape, width=3, kernel=kernel).eval()
     assert critic(x).shape == (4, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 56, 48), (2, 9, 15), (1, 8, 8)])
+@pytest.mark.parametrize("kernel", [4, 6, 8])
+@pytest.mark.parametrize("couplings", [0, 1, 7])
+def test_quick_decoders_of_every_form(
+    shape: tuple[int, int, int], kernel: int, couplings: int
+) -> None:
+    form: dict = {"shape": shape, "width": 2, "kernel": kernel, "couplings": couplings}
+    nets = [lively(Autoencoder(normalised=False, **form), k).double() for k in range(2)]
+    z = normal(3, 2, LATENTS)
+    expected = torch.stack([net.decode(z[:, k]) for k, net in enumerate(nets)], 1)
+    assert torch.allclose(Decoders(nets)(z), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(Decoders(nets[1:]).alone(z[:, 1]), expected[:, 1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("couplings", [0, 3])

@@ -79,8 +79,10 @@ class AttackPanel(Panel):
             probabilities = torch.stack(output).softmax(1)
             count = probabilities.shape[1]
             likely = probabilities.amax(0).topk(min(SHOWN, count)).indices.sort().values
+            # in L2 no pixel changes by as much as the radius: the largest change is drawn in full
+            most = eps if params["norm"] == "linf" else float((x - one.x).abs().max())
             png = self._artist.draw(
-                one.x[0], x[0], max(eps, 1e-3), guesses, probabilities[:, likely],
+                one.x[0], x[0], max(most, 1e-3), guesses, probabilities[:, likely],
                 [names[k] if k < len(names) else str(k) for k in likely.tolist()],
             )  # fmt: skip
             told = "is still classified as" if guesses[0] == guesses[1] else "becomes"

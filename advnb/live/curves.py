@@ -53,6 +53,7 @@ class CurvePanel(Panel):
         }
         rows = [*self.controls.values()]
         super().__init__([widgets.HBox(rows[:3], layout=WRAP), widgets.HBox(rows[3:])])
+        self.message.layout.min_height = "3.2em"  # two lines: the picture is not to jump
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
         strategy, n = params["strategy"], params["n"]

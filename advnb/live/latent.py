@@ -19,7 +19,7 @@ from ..fonts import LATENTS, KnownManifold
 from ..models import checked, device_of, lent
 from ..perturbations import Manifold, OnManifold, manifold_of
 from ..splits import Split
-from .controls import button, chooser, slider
+from .controls import WRAP, button, chooser, slider
 from .panel import Panel, _open
 from .runner import REFRESH, Frame, Params
 from .tracks import LatentFigure, strengths
@@ -84,9 +84,9 @@ class LatentPanel(Panel):
         ]
         half = -(-len(rows) // 2)
         super().__init__([
-            widgets.HBox([position, self.controls["eta"]]),
-            widgets.HBox([widgets.VBox(rows[:half]), widgets.VBox(rows[half:])]),
-            widgets.HBox(tools),
+            widgets.HBox([position, self.controls["eta"]], layout=WRAP),
+            widgets.HBox([widgets.VBox(rows[:half]), widgets.VBox(rows[half:])], layout=WRAP),
+            widgets.HBox(tools, layout=WRAP),
         ])  # fmt: skip
 
     @property

@@ -18,7 +18,7 @@ from ..models import checked, predictions
 from ..perturbations import Manifold, manifold_of
 from ..plots import COLOURS, amplified, caption, mosaic
 from ..splits import Split
-from .controls import button, chooser, slider
+from .controls import WRAP, button, chooser, slider
 from .figures import LiveFigure
 from .panel import Panel
 from .runner import REFRESH, Frame, Params
@@ -62,7 +62,10 @@ class StepPanel(Panel):
             button("Reset", self.reset, "back to the first values"),
         ]
         super().__init__(
-            [widgets.HBox([c["image"], c["attack"]]), widgets.HBox([c["step"], *tools])]
+            [
+                widgets.HBox([c["image"], c["attack"]], layout=WRAP),
+                widgets.HBox([c["step"], *tools], layout=WRAP),
+            ]
         )
 
     def constrain(self) -> None:
