@@ -90,7 +90,7 @@ class LatentFigure(LiveFigure):
             np.zeros(n), np.arange(n), np.ones(n), np.zeros(n), color=COLOURS["success"],
             angles="xy", scale_units="xy", scale=1, width=0.02, zorder=3,
         )  # fmt: skip
-        tracks.set(xlim=(0, 1), ylim=(n - 0.4, -0.6), xticks=(), yticks=range(n))
+        tracks.set(xlim=(-0.03, 1.03), ylim=(n - 0.4, -0.6), xticks=(), yticks=range(n))
         tracks.set_yticklabels(self.names, fontsize=9)
         tracks.set_title("code; arrows: the loss grows", fontsize=11)
         for axes in (self.chart, tracks):

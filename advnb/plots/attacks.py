@@ -70,7 +70,7 @@ def histograms(
             axes.text(bins[at + 1], top * 1.04, f" {name}: {peak:.0%}", va="top", fontsize=9)
     for name, (low, middle, high) in (paper or {}).items():
         axes.plot([low, high], [top * 1.15] * 2, color="black", lw=1)
-        axes.plot(middle, top * 1.15, label=f"{name}, printed in the paper", **PRINTED)
+        axes.plot(middle, top * 1.15, label=f"{name}, in the paper's figure", **PRINTED)
     axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, top * (1.25 if paper else 1.08)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

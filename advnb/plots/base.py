@@ -34,6 +34,7 @@ COLOURS = {
     "regular+on-true": "#da8bc3",
     "regular+on-learned": "#a05195",
     "regular": "#c44e52",
+    "regular, from its twin": "#dd8452",
     "test images": "#4c72b0",
     "natural": "#4c72b0",
     "on-learned": "#8172b3",
