@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,16 +114,14 @@ def _blindspots(args: argparse.Namespace) -> int:
 
     names = args.model or [name for name in runs.MODELS if zoo.made(name)]
     cells = [cell for name in names for cell in runs.wanted(name, args.images, args.attack)]
+    _writable(args.out)
     table = runs.run(cells, device=args.device, cache=args.cache)
-    if args.out:
-        files.write(args.out, lambda path: table.to_csv(path, index=False))
     rates = ["accuracy", "success", "success_scaled"]
     shown = ["model", "alpha", "beta", *rates, "n"]  # of failed columns there are no rates
     print(table.reindex(columns=shown).to_string(index=False))
-    failed = int((table.error != "").sum())
-    if failed:
-        print(f"advnb: {failed} of {len(table)} columns failed; run it again", file=sys.stderr)
-    return 2 if failed else 0
+    if args.out:
+        files.write(args.out, lambda path: table.to_csv(path, index=False))
+    return _failures(table, "columns")
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -145,18 +149,18 @@ def _distances(args: argparse.Namespace) -> int:
 
     from . import comparisons, files, profiles
 
+    _writable(args.out and f"{args.out}/distances.csv")
     size = profiles.profile(args.profile)
     names, failed, tables = args.data or comparisons.available(), 0, {}
     for file, make in (("distances", comparisons.cells), ("divergence", comparisons.plane_cells)):
         wanted = [cell for name in names for cell in make(name, size)]
         table = tables[file] = comparisons.run(wanted, device=args.device)
-        failed += int((table.error != "").sum())
+        failed |= _failures(table, "cells")
         if args.out:
             write = partial(table.to_csv, index=False)
             files.write(Path(args.out) / f"{file}.csv", write)
     if failed:
-        print(f"advnb: {failed} cells failed; run it again", file=sys.stderr)
-        return 2
+        return failed
     print(comparisons.table1(tables["distances"], tables["divergence"]).to_string())
     return 0
 
@@ -192,14 +196,12 @@ def _sweep(args: argparse.Namespace) -> int:
             args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,
             n=args.n, seeds=args.seed, model=args.model or "CNN",
         )  # fmt: skip
+    _writable(args.out)
     table = curves.run(cells, cache=args.cache, device=args.device, workers=args.workers)
+    print(curves.summary(table).to_string())
     if args.out:
         files.write(args.out, lambda path: table.to_csv(path, index=False))
-    print(curves.summary(table).to_string())
-    failed = int((table.error != "").sum())
-    if failed:
-        print(f"advnb: {failed} of {len(table)} cells failed; run it again", file=sys.stderr)
-    return 2 if failed else 0
+    return _failures(table, "cells")
 
 
 def _vaegan_train(args: argparse.Namespace) -> None:
@@ -211,6 +213,7 @@ def _vaegan_train(args: argparse.Namespace) -> None:
     loaded = data.load(args.data)
     kind = learned.SHARED.replace("flow", args.kind) if args.shared else args.kind
     out = args.out or learned.FOLDER / f"{loaded.name}-{kind}.safetensors"
+    _writable(out)
     manifold = quality.make(loaded, settings, out)
     print(f"{manifold} in {out}: {manifold.about['measured']}")
 
@@ -226,6 +229,7 @@ def _zoo_train(args: argparse.Namespace) -> None:
 
     from . import zoo
 
+    _writable(args.out and f"{args.out}/card")
     for name in args.name:
         zoo.entry(name)  # an unknown name is told before hours are spent on the known ones
     for name in args.name:
@@ -259,6 +263,33 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"advnb: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("advnb: stopped; what is finished is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _writable(path: str | Path | None) -> None:
+    """OSError where no file can be written at `path`: told before the work, not after it."""
+    from pathlib import Path
+
+    from . import files
+
+    if path and Path(path).is_dir():
+        raise OSError(f"{path} is a folder: name a file")
+    if path:
+        files.write(Path(path).with_name(f".{Path(path).name}.try"), Path.touch).unlink()
+
+
+def _failures(table: pd.DataFrame, what: str) -> int:
+    """Tell of cells that failed, each reason once; the exit code."""
+    failed = table[table.error != ""]
+    if len(failed):
+        for reason in dict.fromkeys(failed.error.str.strip().str.split("\n").str[-1]):
+            print(f"advnb: {reason}", file=sys.stderr)
+        again = failed.error.str.contains("ValueError: ").all()
+        hint = "" if again else "; run it again"
+        print(f"advnb: {len(failed)} of {len(table)} {what} failed{hint}", file=sys.stderr)
+    return 2 if len(failed) else 0
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def _map(layer: Any, shape: tuple[int, ...], take: Callable[[Tensor], Tensor]) -
         )  # fmt: skip
     raise ValueError(
         f"no bounds for {brief(layer)}: use convolutions, linear layers, batch normalisation, "
-        "ReLU and flattening only"
+        "ReLU and flattening only, in an nn.Sequential"
     )
 
 

@@ -39,7 +39,9 @@ class Attack:
     adversarial training). `keep="smallest"`: every step runs, and of the fooling iterates that of
     the smallest change is kept.
 
-    `loss` is "ce", "margin" or a function (logits [N, K], labels [N]) -> [N]. Random starts
+    `loss` is "ce", "margin" or a function (logits [N, K], labels [N]) -> [N]; with keep="first" it
+    sees those images alone that are left, and any wrong class counts as success, also where a loss
+    aims at one: count its own with keep="strongest". Random starts
     depend on `seed` alone; `batch_size` only decides memory and speed (by default 200 on a CPU,
     where larger batches leave the caches, and 2,000 elsewhere).
     """
@@ -72,14 +74,18 @@ class Attack:
                 raise ValueError(f"{name} must be one of {known}; got {brief(getattr(self, name))}")
         if not callable(self.loss) and str(self.loss) not in LOSSES:
             raise ValueError(f'loss must be "ce", "margin" or a function; got {brief(self.loss)}')
+        parts = ("region", "decode")
         if isinstance(self.set, type) or not hasattr(self.set, "region"):
             raise ValueError(
                 f"set must be a perturbation set, Pixels(0.3) say; got {brief(self.set)}"
             )
+        if missing := [part for part in parts if not hasattr(self.set, part)]:
+            raise ValueError(f"the set {brief(self.set)} lacks {missing[0]}: see PerturbationSet")
 
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
         """Attack every image of `split`; the result is on the split's device."""
         check(model, split)
+        check_set(self.set, model, split)
         runs = [self._search(model, split, restart).finish() for restart in range(self.restarts)]
         return self.result(model, split, runs)
 
@@ -105,6 +111,7 @@ class Attack:
         With keep="first", a restart ends early once every image is fooled.
         """
         check(model, split)
+        check_set(self.set, model, split)
         for restart in range(self.restarts):
             search = self._search(model, split, restart)
             for step in search.run():
@@ -219,10 +226,13 @@ class AttackResult:
         return self.distances[self.success & self.correct].mean().item()
 
     def __repr__(self) -> str:
-        return (
-            f"AttackResult({self.attack.set}, {len(self.split):,} images x {len(self.success)} "
-            f"restarts: {self.success_rate()})"
-        )
+        count = f"{len(self.split):,} images x {len(self.success)} restarts"
+        if self.attack.keep == "smallest":
+            found = self.distances.amin(0)[self.correct]
+            middle = f"{found.median():.4g}" if len(found) else "-"
+            norm = self.attack.set.norm
+            return f"AttackResult(the smallest changes found, {norm}, {count}: median {middle})"
+        return f"AttackResult({self.attack.set}, {count}: {self.success_rate()})"
 
 
 def check(model: nn.Module, split: Split) -> None:
@@ -247,6 +257,36 @@ def check(model: nn.Module, split: Split) -> None:
             "the model is stochastic: two looks at the same images differ, so a flip may be luck; "
             "attack the mean of its outputs"
         )
+        return
+    with lent(model), torch.no_grad():
+        alone, among = model(x[:1])[0], twice[0][0]
+    if (alone - among).abs().max() > 0.01 * (1 + among.abs().max()):  # more than rounding
+        warn(
+            "an image's output depends on the others of its batch, so success depends on "
+            "batch_size: use running statistics, or whatever looks at one image alone"
+        )
+
+
+def check_set(set: PerturbationSet, model: nn.Module, split: Split) -> None:
+    """ValueError where a set or a model cannot be searched; a warning where images are left."""
+    few = split[:8].to(device_of(model))
+    code = set.region(few).origin.clone().requires_grad_()
+    with lent(model), torch.enable_grad():
+        x = set.decode(code, few)
+        if not isinstance(x, Tensor) or x.shape != few.x.shape:
+            what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"the set must make images {list(few.x.shape)}; its decode gave {what}"
+            )
+        output = model(x.to(few.dtype))
+    if not x.isfinite().all():
+        raise ValueError("the set's images hold NaN or infinity: check its decode")
+    if not x.requires_grad or not output.requires_grad:
+        cut = "the set's images are cut off from the code" if not x.requires_grad else (
+            "the model's output is cut off from the image")  # fmt: skip
+        raise ValueError(f"{cut}: remove detach() or no_grad()")
+    if x.min() < -1e-3 or x.max() > 1 + 1e-3:
+        warn("the set's images leave [0, 1]: whatever is found there is no image")
 
 
 def warn(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +18,9 @@ SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
 
 
 class Checkpoint:
-    """Models and optimisers on disk, tied to one run by a fingerprint of all that decides it:
-    the data, the weights at the start and `told`, its settings as a text."""
+    """Models and optimisers on disk, tied to one run by a fingerprint of all that decides it: the
+    data, the models (their text, weights at the start, and what is frozen) and `told`, the run's
+    settings as a text."""
 
     def __init__(
         self,
@@ -29,8 +32,17 @@ class Checkpoint:
     ) -> None:
         self.path = None if path is None else Path(path)
         self.models, self.optimizers, self.saved = models, optimizers, time.monotonic()
+        self.kept = 0  # the step that the file has
         if self.path is not None:
-            self.fingerprint = f"{digest({**data, **self._weights()})} {told}"
+            frozen = [
+                f"{name}.{k}"
+                for name, model in models.items()
+                for k, parameter in model.named_parameters()
+                if not parameter.requires_grad
+            ]
+            about = re.sub(" at 0x[0-9a-f]+", "", f"{[*models.values()]} {frozen}")
+            form = hashlib.sha256(about.encode()).hexdigest()[:16]
+            self.fingerprint = f"{digest({**data, **self._weights()})} {form} {told}"
 
     def _weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
@@ -50,10 +62,12 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return 0
         tensors, about = load_tensors(self.path)
-        if about.get("fingerprint") != self.fingerprint:
+        if not isinstance(about, dict) or "fingerprint" not in about:
+            raise ValueError(f"{self.path} is another kind of file: name another one")
+        if about["fingerprint"] != self.fingerprint:
             raise ValueError(
-                f"{self.path} belongs to another run (other data, weights, recipe, epochs or "
-                "seed): delete it or name another file"
+                f"{self.path} belongs to another run (other data, model, recipe, epochs or seed; "
+                "or the model was trained since: make it anew): delete it or name another file"
             )
         try:
             for name, model in self.models.items():
@@ -71,7 +85,8 @@ class Checkpoint:
                 optimizer.state[parameter] = state
         except (KeyError, RuntimeError):
             raise DamagedFileError(f"{self.path} lacks part of the run: delete it") from None
-        return int(about["step"])
+        self.kept = int(about["step"])
+        return self.kept
 
     def save(self, step: int, due: bool) -> None:
         """Write the file if it is `due`, or 30 seconds after the last time."""
@@ -82,4 +97,4 @@ class Checkpoint:
             for key, tensor in optimizer.state[parameter].items():
                 tensors[f"{name}.{key}"] = tensor
         save_tensors(self.path, tensors, fingerprint=self.fingerprint, step=step)
-        self.saved = time.monotonic()
+        self.kept, self.saved = step, time.monotonic()

@@ -80,6 +80,8 @@ def available() -> list[str]:
 def cells(data: str, profile: Profile, k: Sequence[int] = (1, 5, 10, 100, 1000)) -> list[Cell]:
     """Every pair of features and k, in a profile's sizes."""
     train, test = load(data).sizes
+    if data not in SETS:
+        raise ValueError(f"the zoo has two networks of {', '.join(SETS)} alone; got {brief(data)}")
     train, images = min(profile.neighbours, train), min(profile.far, test)
     pairs = [*product(FEATURES[:2], [n for n in k if n <= train]), *product(FEATURES[2:], (5,))]
     return [Cell(data, name, n, train, images, profile.restarts) for name, n in pairs]

@@ -135,6 +135,7 @@ def run(
     """Sweep the cells on this machine; the trained models lie in the cache too. On an NVIDIA GPU
     the models that differ in their seeds alone are trained together."""
     checks.device(device)  # told once, not for every cell
+    workers = whole("workers", workers, 1)
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
     try:  # told before a model is trained
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,6 @@ def run(
     stacked = device.startswith("cuda")
     seeds = tuple(sorted({cell.seed for cell in cells})) if stacked else ()
     measure = Measure(str(folder / "models"), device, seeds)
-    workers = whole("workers", workers, 1)
     within = ["attack", "images", "restarts", *(["seed"] if stacked else [])]
     with pool(workers) if workers > 1 else nullcontext() as executor:
         return sweep(

@@ -170,6 +170,10 @@ def _from_npz(path: Path, name: str = "") -> Dataset:
         raise DamagedFileError(
             f"{path}: label {most} among {len(labels)} images: labels must count from 0"
         )
+    if not known and int(labels.min()) > 0:
+        raise DamagedFileError(
+            f"{path}: labels must count from 0; the smallest of these is {labels.min()}"
+        )
     own = path.name if path.stem in TITLES else path.stem
     name = path.stem if fits else own
     classes = known.classes if known and fits else tuple(str(c) for c in range(most + 1))
@@ -190,8 +194,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:
             raise DamagedFileError(
-                f"{path}: {part}_x must be uint8 [N, H, W] or [N, H, W, C]; "
-                f"it is {x.dtype} {list(x.shape)}"
+                f"{path}: {part}_x must be uint8 [N, H, W] or [N, H, W, C], of 0 to 255 and not "
+                f"empty; it is {x.dtype} {list(x.shape)}"
+            )
+        if x.max() == 1:
+            raise DamagedFileError(
+                f"{path}: all pixels of {part}_x are 0 or 1, next to black: save them as 0 to 255"
             )
         if x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4):
             raise DamagedFileError(

@@ -149,7 +149,7 @@ class CarliniWagner:
         find = partial(shrink, self) if self.norm == "linf" else self._minimise
         runs = [find(model, split, searched, region, number) for number in range(len(self.starts))]
         steps = self.searches * (self.steps + 1)
-        attack = Attack(searched, steps=steps, batch_size=self.batch_size)
+        attack = Attack(searched, steps=steps, keep="smallest", batch_size=self.batch_size)
         return attack.result(model, home, runs)
 
     def _minimise(

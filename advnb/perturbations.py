@@ -146,7 +146,16 @@ class Affine:
 def check_manifold(manifold: object) -> None:
     """ValueError unless `manifold` answers as one."""
     if isinstance(manifold, type) or not hasattr(manifold, "bounds"):
-        raise ValueError(f"manifold must be a manifold, data.manifold say; got {brief(manifold)}")
+        hint = ": it measures distances, and has no codes" if hasattr(manifold, "distance") else ""
+        raise ValueError(
+            f"manifold must be a manifold, data.manifold say; got {brief(manifold)}{hint}"
+        )
+    bounds = manifold.bounds
+    pair = isinstance(bounds, tuple) and len(bounds) == 2
+    if not pair or not all(isinstance(edge, Tensor) and edge.ndim == 1 for edge in bounds):
+        raise ValueError(
+            f"a manifold's bounds must be two tensors, low and high [d]; got {brief(bounds)}"
+        )
 
 
 def manifold_of(split: Split, manifold: Manifold | None = None) -> Manifold:
@@ -161,7 +170,7 @@ def manifold_of(split: Split, manifold: Manifold | None = None) -> Manifold:
 
 def check_radius(name: str, value: float, norm: str) -> None:
     """ValueError unless `value` is a positive number and `norm` one of the two."""
-    number(name, value, "a positive number", lambda v: 0 < v < 1e6)
+    number(name, value, "a positive number below 1e6", lambda v: 0 < v < 1e6)
     if norm not in ("linf", "l2"):
         raise ValueError(f'norm must be "linf" or "l2"; got {brief(norm)}')
 

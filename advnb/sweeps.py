@@ -54,7 +54,8 @@ def sweep(
     Every finished cell is a file in the folder `cache` (default: the user's own) under the hash
     of all that decides it: its fields, the name of `run`, and `run.version`, a value, or a
     function of the fields, which is to change whenever the same cell would give another result.
-    Of a function that has none its source is taken, which does not tell what it reads elsewhere.
+    Of a function that has none its source is taken, and the numbers and texts that it reads by
+    name; other things that it reads are not told.
     The tables that ship with the package count as finished cells too, unless `shipped` is False.
     What is killed goes on where it was. Where `run.cost(cell)` tells how long a cell takes, in
     any unit, the bar's estimate follows it.
@@ -126,8 +127,10 @@ def key(cell: Any, run: Callable) -> str:
 
 def _source(run: Callable) -> str:
     try:
-        if inspect.isfunction(run):
-            return inspect.getsource(run)
+        if inspect.isfunction(run) and not run.__code__.co_freevars:  # what those hold is not told
+            seen = inspect.getclosurevars(run).globals
+            plain = {n: v for n, v in seen.items() if isinstance(v, str | int | float | None)}
+            return inspect.getsource(run) + (f"\n{plain}" if plain else "")
     except OSError:  # typed in where nothing keeps it
         pass
     raise ValueError(f"{brief(run)} cannot be told from another run: give it a `version`")

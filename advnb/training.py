@@ -73,10 +73,10 @@ def fit(
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
-    odd = re.search(r"<lambda>|\S*<locals>\S*|<[^<>]* object", str(recipe))
+    odd = _untold(recipe)
     if checkpoint is not None and odd:
         raise ValueError(
-            f"a checkpoint knows a recipe by its text, where {brief(odd[0])} says too little: give "
+            f"a checkpoint knows a recipe by its text, where {brief(odd)} says too little: give "
             "it a function with a name, or a class with a repr (a dataclass has one)"
         )
     told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
@@ -134,13 +134,26 @@ def fit(
                 bar.update()
                 run.save(step + 1, due=number == batches - 1)
         except KeyboardInterrupt:
-            if checkpoint is not None:
-                print(f"stopped at step {step:,} of {total:,}; run it again to go on")
+            if run.kept:
+                print(
+                    f"stopped at step {step:,} of {total:,}, {run.kept:,} are kept: make the model "
+                    "as before, and the same call goes on there"
+                )
             raise
         finally:  # however it ends: in eval mode, without gradients
             optimizer.zero_grad()
             model.eval()
     return model
+
+
+def _untold(recipe: Recipe) -> str:
+    """What a recipe's text leaves open; empty where it tells all."""
+    losses: list[object] = [part.loss for part in recipe.parts]
+    losses += [part.attack.loss for part in recipe.parts if part.attack]
+    modules = [str(loss) for loss in losses if isinstance(loss, nn.Module)]  # theirs lacks weights
+    # a long tensor is told in part
+    odd = re.findall(r"<lambda>|\S*<locals>\S*|<[^<>]* object|\S*tensor\([^)]*\.\.\.", str(recipe))
+    return next(iter(modules + odd), "")
 
 
 def _outputs(model: nn.Module, images: list[Tensor], count: int) -> list[Tensor]:
@@ -156,6 +169,8 @@ def _outputs(model: nn.Module, images: list[Tensor], count: int) -> list[Tensor]
             f"the model cannot train on batches of {sum(sizes)} ({why}): make batch_size larger"
         ) from None
     if not output.isfinite().all():
+        if output.dtype == torch.float16:
+            raise ValueError("float16 is too coarse to train in: take float32")
         raise ValueError(
             "the training has diverged to NaN or infinity: lower the schedule's learning rate"
         )

@@ -118,7 +118,8 @@ def train(
         raise ValueError(f"images must be float32 {data.shape}, as {data.title} has them")
     counts = torch.bincount(split.y, minlength=classes)
     if not settings.shared and counts.min() == 0:
-        raise ValueError(f"there is no image of {data.classes[int(counts.argmin())]}: take more")
+        missing = data.classes[int(counts.argmin())]
+        raise ValueError(f"no image is of class {missing}: give it some, or learn one shared model")
     runs = 1 if settings.shared else classes
     beta = settings.beta if settings.beta is not None else BETA.get(data.name, 3.0)
     if settings.beta is None and settings.shared and not isinstance(beta, float):

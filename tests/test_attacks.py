@@ -618,6 +618,23 @@ def test_doubts_about_train_mode(looked: tuple) -> None:
     assert torch.equal(again.x, result.x)
 
 
+def test_doubts_about_neighbours(looked: tuple) -> None:
+    model, split, attack, _ = looked
+    among = Outputs(model, lambda o: o - o.mean(0)).eval()
+    with pytest.warns(AttackWarning, match="depends on the others of its batch"):
+        attack(among, split)
+
+
+def test_doubts_about_images_that_are_none(looked: tuple) -> None:
+    class Wide(Pixels):
+        def decode(self, code: Tensor, split: Split) -> Tensor:
+            return 2 * code - 1
+
+    model, split, attack, _ = looked
+    with pytest.warns(AttackWarning, match=r"leave \[0, 1\]"):
+        replace(attack, set=Wide(0.1))(model, split)
+
+
 def test_doubts_about_a_stochastic_model(looked: tuple) -> None:
     model, split, attack, _ = looked
     noisy = Outputs(model, lambda o: o + 0.1 * torch.randn_like(o)).eval()

@@ -446,8 +446,8 @@ FILES: dict[str, Row] = {
         resumed(without_part_of_the_run), DamagedFileError, "lacks part of the run", "delete it",
     ),
     "other tensors for a checkpoint": (
-        resumed(lambda path: save_tensors(path, MODEL.state_dict())), ValueError, "another run",
-        "delete it or name another file",
+        resumed(lambda path: save_tensors(path, MODEL.state_dict())), ValueError,
+        "another kind of file", "name another one",
     ),
     "tensors from nowhere": (
         lambda here, _: load_tensors(here / "tensors"), FileNotFoundError, "no such file",
@@ -872,8 +872,16 @@ ARGUMENTS: dict[str, Row] = {
         learned(kind="vaegan", beta=(1.0, 2.0)), ValueError, "got 2",
         "beta must be one number or 10, one a model",
     ),
+    "pixels of 0 and 1": (
+        own(train_x=np.eye(63, dtype=np.uint8)[:12].reshape(12, 9, 7)), DamagedFileError,
+        "are 0 or 1", "save them as 0 to 255",
+    ),
+    "labels from 1": (
+        own(train_y=np.arange(12) % 3 + 1, test_y=np.arange(6) % 3 + 1), DamagedFileError,
+        "the smallest of these is 1", "must count from 0",
+    ),
     "a class without images": (
-        learned(TEN[:9]), ValueError, "there is no image of J", "take more",
+        learned(TEN[:9]), ValueError, "no image is of class J", "give it some",
     ),
     "a data set to learn from": (
         learned(FONTS), ValueError, "got Dataset", r"data.train\(\) say",
@@ -1144,6 +1152,31 @@ def looked(model: nn.Module, data: Split = TEN) -> Act:
     return lambda *_: advnb.accuracy(model, data)
 
 
+class Bare:
+    """A set that cannot decode."""
+
+    def region(self, split: Split) -> object:
+        return advnb.Pixels(0.1).region(split)
+
+
+class Decoding(Bare):
+    """A set whose images are made from their pixels."""
+
+    norm = "linf"
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        self.make = make
+
+    def decode(self, code: Tensor, split: Split) -> Tensor:
+        return self.make(code)
+
+
+class Bounded:
+    """A manifold whose bounds are numbers."""
+
+    bounds = (-1, 1)
+
+
 def attacked(model: nn.Module = MODEL, data: Split = TEN, **options: object) -> Act:
     attack = replace(PGD, **options)  # type: ignore[arg-type]
     return lambda *_: attack(model, data)
@@ -1303,7 +1336,51 @@ STATES: dict[str, Row] = {
     ),
     # losses and the way back
     "an attack on a model cut off from the image": (
-        attacked(Made(lambda o: o.detach())), ValueError, "the loss", "must .* keep the way back",
+        attacked(Made(lambda o: o.detach())), ValueError, "the model's output is cut off",
+        r"remove detach\(\)",
+    ),
+    "a set that lacks a part": (
+        lambda *_: Attack(Bare()), ValueError, "lacks decode", "see PerturbationSet",
+    ),
+    "a set whose images are of another size": (
+        attacked(set=Decoding(lambda c: c[..., :9])), ValueError,
+        r"make images \[8, 1, 28, 28\]; its decode gave \[8, 1, 28, 9\]", "must",
+    ),
+    "a set of NaN": (
+        attacked(set=Decoding(lambda c: c * NAN)), ValueError, "hold NaN", "check its decode",
+    ),
+    "a set cut off from its code": (
+        attacked(set=Decoding(lambda c: c.detach())), ValueError, "images are cut off",
+        r"remove detach\(\)",
+    ),
+    "bounds that are numbers": (
+        lambda *_: OnManifold(Bounded(), 0.3), ValueError, r"got \(-1, 1\)", "must be two tensors",
+    ),
+    "distances in place of a manifold": (
+        lambda *_: OnManifold(NeighbourManifold(TEN, k=3), 0.3), ValueError, "has no codes",
+        "must be a manifold",
+    ),
+    "half precision to train in": (
+        lambda *_: advnb.fit(
+            advnb.models.CNN(0).half(), TEN.with_x(TEN.x.half()), advnb.recipes.normal(),
+            progress=False,
+        ),
+        ValueError, "float16 is too coarse", "take float32",
+    ),
+    "a checkpoint's loss that is a module": (
+        lambda here, _: advnb.fit(
+            advnb.models.CNN(0), TEN,
+            advnb.recipes.adversarial(replace(PGD, loss=nn.CrossEntropyLoss(reduction="none"))),
+            checkpoint=here / "run", progress=False,
+        ),
+        ValueError, "CrossEntropyLoss.* says too little", "give it a function with a name",
+    ),
+    "no image that is right": (
+        lambda *_: advnb.find_blindspot(
+            MODEL, Split(TEN.x, (advnb.models.logits(MODEL, TEN).argmax(1) + 1) % 10),
+            progress=False,
+        ),
+        ValueError, "gets none of these images right", "look at labels and model",
     ),
     "a loss of one number": (
         attacked(loss=lambda o, y: o.mean()), ValueError, r"returned \[\]",

@@ -345,6 +345,14 @@ def test_submit_refuses_an_unknown_control(panel: BlindspotPanel) -> None:
     assert panel.params == before
 
 
+@pytest.mark.parametrize("steps", [2.5, True])
+def test_submit_refuses_half_a_step(panel: BlindspotPanel, steps: float) -> None:
+    before = panel.params
+    with refused("steps must be a whole number"):
+        panel.submit(steps=steps)
+    assert panel.params == before
+
+
 @pytest.mark.parametrize("name", ["alpha", "beta", "eps"])
 def test_submit_refuses_what_is_no_number(panel: BlindspotPanel, name: str) -> None:
     before = panel.params

@@ -81,6 +81,7 @@ def test_smallest_of_all_iterates(
     attack = Attack(set_, **settings, keep="smallest", seed=2)
     result = attack(model, letters)
     origin = inner.region(letters).origin
+    assert torch.equal(set_.codes.pop(0), origin[:8])  # whether it is a set at all
     if kind == "codes":
         assert torch.equal(set_.codes.pop(), origin)  # whether the letters themselves were right
     assert len(set_.codes) == 13

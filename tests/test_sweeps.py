@@ -32,7 +32,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advnb import curves, profiles, sweeps
+from advnb import curves, profiles, sweeps, training
 from advnb.__main__ import main
 from advnb.files import save_arrays
 from advnb.stats import Rate
@@ -149,6 +149,7 @@ def test_dataclasses_are_like_their_mappings(tmp_path: Path) -> None:
         got.append(cell)
         return {"value": 1}
 
+    run.version = 0  # type: ignore[attr-defined]
     table = quiet(points, run, tmp_path)
     assert got == points  # as they are, not as mappings
     assert table[["n", "name"]].to_dict("list") == {"n": [4, 5], "name": ["point", "b"]}
@@ -386,10 +387,24 @@ def test_a_function_s_source_tells_it_from_another(tmp_path: Path) -> None:
     one, two = (f"def run(cell):\n    return dict(value={v})\n" for v in ("value", "2 * value"))
     assert quiet(numbers(1), lines(one, 1), tmp_path).value[0] == 1
     assert quiet(numbers(1), lines(two, 1), tmp_path).value[0] == 2
-    assert quiet(numbers(1), lines(one, 3), tmp_path).value[0] == 1  # not what it reads elsewhere
-    versioned = lines(one, 3)
+    assert quiet(numbers(1), lines(one, 3), tmp_path).value[0] == 3  # a number that it reads
+    listed = one.replace("=value)", "=value[0])")
+    assert quiet(numbers(1), lines(listed, [4]), tmp_path).value[0] == 4
+    assert quiet(numbers(1), lines(listed, [5]), tmp_path).value[0] == 4  # a list is not told
+    versioned = lines(listed, [5])
     versioned.version = 1
-    assert quiet(numbers(1), versioned, tmp_path).value[0] == 3
+    assert quiet(numbers(1), versioned, tmp_path).value[0] == 5
+
+
+def test_a_function_that_holds_others_is_not_told_from_another(tmp_path: Path) -> None:
+    def made(factor: int) -> Callable[[Any], Any]:
+        def run(cell: Any) -> dict:
+            return {"value": factor * cell["n"]}
+
+        return run
+
+    with refused("cannot be told from another run: give it a `version`"):
+        quiet(numbers(1), made(2), tmp_path)
 
 
 def test_versions_go_before_sources() -> None:
@@ -1109,15 +1124,40 @@ def test_command(
     code = main([*command, "-n", "250", "100000000", "--out", str(again)])
     out, err = capsys.readouterr()
     assert code == 2
-    assert err.endswith("advnb: 1 of 2 cells failed; run it again\n")
+    reason = "ValueError: FONTS (hard) has 960,000 training images; 100000000 were asked for"
+    assert err.endswith(f"advnb: {reason}\nadvnb: 1 of 2 cells failed\n")
     assert "FAILED: data=fonts" in out
     assert "normal" in out.splitlines()[-1]
     assert pd.read_csv(again).value.isna().tolist() == [False, True]
 
 
+def test_command_that_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> Rate:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curves.Measure, "__call__", stop)
+    assert main([*SMOKE, "-n", "200", "--cache", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith("the same command goes on\n")
+
+
+def test_command_whose_table_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """That is told before anything runs."""
+    (tmp_path / "file").write_text("")
+    for out, why in (("file/table.csv", "cannot be written"), ("", "is a folder: name a file")):
+        command = [*SMOKE, "-n", "200", "--cache", str(tmp_path / "cache")]
+        assert main([*command, "--out", str(tmp_path / out)]) == 2
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_command_when_all_cells_fail(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*SMOKE, "-n", "100000000", "--cache", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.endswith("advnb: 1 of 1 cells failed; run it again\n")
+    assert capsys.readouterr().err.endswith("advnb: 1 of 1 cells failed\n")
 
 
 @pytest.mark.parametrize(
@@ -1215,7 +1255,7 @@ def test_a_model_that_another_process_finishes(
         trained(*args, checkpoint=checkpoint, **more)
         checkpoint.unlink(missing_ok=True)  # by the other one, which was done a moment before
 
-    trained = curves.fit
+    trained = training.fit
     monkeypatch.setattr("advnb.trained.fit", fit)
     cell = own_set(tmp_path / "own.npz")
     assert curves.Measure(str(tmp_path / "models"))(cell).value == 0

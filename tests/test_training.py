@@ -259,7 +259,7 @@ class StoppedError(Exception):
     pass
 
 
-def stop_after(model: nn.Module, steps: int) -> None:
+def stop_after(model: nn.Module, steps: int, error: type[BaseException] = StoppedError) -> None:
     """The model refuses its training pass number `steps` (from 0)."""
     count = 0
 
@@ -267,7 +267,7 @@ def stop_after(model: nn.Module, steps: int) -> None:
         nonlocal count
         if module.training:
             if count == steps:
-                raise StoppedError
+                raise error
             count += 1
 
     model.register_forward_pre_hook(hook)
@@ -301,6 +301,37 @@ def test_going_on_is_exact(
     again = fit(make(), small(), recipe, checkpoint=tmp_path / "run", **run)
     assert same_weights(again, unbroken)  # a run that has ended is not run again
     assert not again.training
+
+
+@pytest.mark.parametrize("change", ["a frozen layer", "another share of dropout"])
+def test_a_model_that_is_another(change: str, tmp_path: Path) -> None:
+    run = {"epochs": 1, "checkpoint": tmp_path / "run", "progress": False}
+    fit(dropout_net(), small(), recipes.normal(batch_size=8), **run)
+    other = dropout_net()
+    if change == "a frozen layer":
+        next(other.parameters()).requires_grad_(False)
+    for layer in other.modules():
+        if isinstance(layer, nn.Dropout) and change != "a frozen layer":
+            layer.p /= 2
+    with refused("belongs to another run"):
+        fit(other, small(), recipes.normal(batch_size=8), **run)
+
+
+def test_what_a_stop_by_hand_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = {"epochs": 3, "progress": False, "checkpoint": tmp_path / "run"}
+    kept = (
+        "stopped at step 6 of 12, 4 are kept: make the model as before, and the same call goes on"
+    )
+    for steps, told in ((2, ""), (6, kept)):
+        model = dropout_net()
+        stop_after(model, steps, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, small(), recipes.normal(batch_size=8), **run)
+        out = capsys.readouterr().out
+        assert out.startswith(told) if told else out == ""
+        assert bool(told) == (tmp_path / "run").exists()
 
 
 def test_between_epochs_is_saved_without_waiting(tmp_path: Path) -> None:

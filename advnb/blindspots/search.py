@@ -88,6 +88,8 @@ def find_blindspot(
     with tqdm(desc="blind spots", unit=" attacks", disable=not progress) as bar:
         trials = _Trials(model, split, checked_attack(attack, split), success, bar)
         found = before = trials.whole(Scaled())
+        if not before["success"].n:
+            raise ValueError("the model gets none of these images right: look at labels and model")
         if before["success"].value >= success:  # no change is needed
             return trials.result(before)
         trials.least = before["accuracy"].value - accuracy_drop - ROUNDING

@@ -50,6 +50,7 @@ class AttackPanel(Panel):
             "norm": widgets.Dropdown(options=["linf", "l2"], description="norm"),
             "loss": widgets.Dropdown(options=["ce", "margin"], description="loss"),
         }
+        show = [show] if isinstance(show, str) else show
         unknown = set(show) - set(self.controls)
         if unknown:
             raise ValueError(

@@ -85,6 +85,9 @@ class Panel(widgets.VBox):
         for name, value in params.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number; got {value}")
+            counts = isinstance(self.controls[name], widgets.IntSlider)
+            if counts and isinstance(value, bool | float) and (value is True or value % 1):
+                raise ValueError(f"{name} must be a whole number; got {value}")
         before, self._quiet = self.params, True
         try:
             self._set(params)
