@@ -165,7 +165,7 @@ def sets() -> Iterator[Finding]:
             yield Finding(f"{title}: {told}, {path}")
         except (ValueError, OSError) as error:
             damaged = damaged or path == fonts.ATLAS
-            mend = "install advnb again" if path == fonts.ATLAS else f"delete {path}, then run "
+            mend = "install advnb again" if path == fonts.ATLAS else f"move {path} away, then run "
             mend += "" if path == fonts.ATLAS else f"`python -m advnb data {name}`"
             yield Finding(f"{title}: {_first_line(error)}", mend)
     if absent:

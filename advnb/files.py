@@ -80,10 +80,15 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError):
-        raise DamagedFileError(f"{path} is not a whole safetensors file: delete it") from None
+        raise DamagedFileError(
+            f"{path} is not a whole safetensors file: name another, or delete it"
+        ) from None
     about = metadata.get("about", "")
     if metadata.get("sha256") != _checksum(tensors, about):
-        raise DamagedFileError(f"{path} does not match its own checksum: delete it")
+        raise DamagedFileError(
+            f"{path} does not match its own checksum, or another wrote it: name another, or "
+            "delete it"
+        )
     return unpacked(tensors), json.loads(about)
 
 

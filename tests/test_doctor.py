@@ -297,7 +297,7 @@ GPU_MEND = r"torch build for this GPU.*CUDA_VISIBLE_DEVICES"
 AGAIN = r"install advnb again, or `python -m advnb zoo train mnist-cnn-normal`"
 CACHE_MEND = "set ADVNB_CACHE to a folder"
 NOTEBOOK = ("notebooks", r"lesson\.ipynb is not a notebook", r"git checkout -- .*lesson\.ipynb$")
-MNIST_MEND = r"delete .*data.mnist\.npz, then run `python -m advnb data mnist`"
+MNIST_MEND = r"move .*data.mnist\.npz away, then run `python -m advnb data mnist`"
 DAMAGED = ("sets", r"^MNIST: .*mnist\.npz is damaged", MNIST_MEND)
 
 # what is planted: (how, the check that finds it, words of what it tells, words of its mend)
@@ -574,7 +574,7 @@ def test_a_large_set_that_was_cut_off_is_a_fault(sound: Path, monkeypatch: Patch
     monkeypatch.setattr(doctor, "LARGE", 1000)
     (found,) = [finding for finding in doctor.sets() if finding.told.startswith("MNIST: ")]
     assert "damaged or cut off" in found.told
-    assert "delete" in found.mend
+    assert "move" in found.mend
 
 
 # --- the time that notebooks take -----------------------------------------------------------------
