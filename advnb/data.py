@@ -87,7 +87,7 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
         return _from_npz(existing(path))
     name = str(name)
     if name not in TITLES:
-        near = difflib.get_close_matches(name, TITLES, 1)
+        near = difflib.get_close_matches(name.lower(), TITLES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TITLES)}"
         raise ValueError(f"no data set is called {brief(name)}; {hint} (or give a path to an .npz)")
     if name.startswith("fonts"):

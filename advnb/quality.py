@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import shutil
 from functools import lru_cache
@@ -101,10 +103,14 @@ def make(data: Dataset, settings: Settings, path: str | os.PathLike) -> LearnedM
     if not isinstance(path, str | os.PathLike) or Path(path).is_dir():
         raise ValueError(f"path must name a file; got {brief(path)}")
     path = Path(path)
-    checkpoint = path.with_name(f".{path.name}.parts")
+    told = hashlib.sha256(repr(settings).encode()).hexdigest()[
+        :8
+    ]  # others begin in a place of theirs
+    checkpoint = path.with_name(f".{path.name}.{told}.parts")
     trained = train(data.train(), settings, checkpoint=checkpoint).save(checkpoint / path.name)
     manifold = LearnedManifold.read(trained)  # in half precision, as others will have it
     manifold.about["measured"] = measure(manifold, data)
     manifold.save(path)
-    shutil.rmtree(checkpoint)
+    for parts in path.parent.glob(f".{glob.escape(path.name)}.*.parts"):
+        shutil.rmtree(parts)
     return manifold

@@ -963,6 +963,21 @@ def test_a_checkpoint_of_another_run(three: Dataset, tmp_path: Path) -> None:
         train(three.train(200), run, checkpoint=tmp_path, progress=False)
 
 
+def test_other_settings_begin_in_a_place_of_theirs(
+    three: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run = tmp_path / "m.safetensors", Settings(**SMALL)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quality.make(three, run, path)
+    assert len(list(tmp_path.iterdir())) == 1
+    made = quality.make(three, replace(run, seed=3), path)
+    assert same_models(made, LearnedManifold.read(path))
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+
+
 def test_one_model_for_all_classes(three: Dataset) -> None:
     manifold = train(three.train(), Settings(shared=True, **SMALL), progress=False)
     assert manifold.shared
