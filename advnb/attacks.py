@@ -181,20 +181,28 @@ class AttackResult:
         """
         if over not in ("pairs", "images"):
             raise ValueError(f'over must be "pairs" or "images"; got {brief(over)}')
-        if correct not in ("x", "reconstruction"):
-            raise ValueError(f'correct must be "x" or "reconstruction"; got {brief(correct)}')
         hits = self.success
         if within is not None:
             number("within", within, "a number >= 0", lambda v: 0 <= v < math.inf)
             hits = self.distances <= within
-        if code_limit is not None:
-            number("code_limit", code_limit, "a positive number", lambda v: 0 < v < math.inf)
-            origin = self.attack.set.region(self.split).origin
-            if origin.ndim != 2:
-                raise ValueError("code_limit is for sets that search a code, not for pixels")
-            hits = hits & (origin.abs() <= code_limit).all(1)
-        hits = hits[:, self.correct if correct == "x" else self.reconstructed]
+        hits = (hits & self._within(code_limit))[:, self._right(correct)]
         return rate(hits if over == "pairs" else hits.any(0))
+
+    def _right(self, correct: str) -> Tensor:
+        """Which images count as classified correctly, [N]."""
+        if correct not in ("x", "reconstruction"):
+            raise ValueError(f'correct must be "x" or "reconstruction"; got {brief(correct)}')
+        return self.correct if correct == "x" else self.reconstructed
+
+    def _within(self, code_limit: float | None) -> Tensor:
+        """Whose original code lies within the limit, [N]."""
+        if code_limit is None:
+            return torch.ones_like(self.correct)
+        number("code_limit", code_limit, "a positive number", lambda v: 0 < v < math.inf)
+        origin = self.attack.set.region(self.split).origin
+        if origin.ndim != 2:
+            raise ValueError("code_limit is for sets that search a code, not for pixels")
+        return (origin.abs() <= code_limit).all(1)
 
     def success_by_step(self) -> list[float]:
         """Success rates over pairs after 0, 1, ... steps: one run tells them all, as every image
@@ -203,12 +211,23 @@ class AttackResult:
         steps = range(self.attack.steps + 1)
         return [((first >= 0) & (first <= k)).float().mean().item() for k in steps]
 
-    def transferred(self, model: nn.Module) -> Rate:
-        """Share of (image, restart) pairs that `model`, which was not attacked, gets wrong, of
-        images that both models classify correctly (S's transfer attacks)."""
-        right = self.correct & (logits(model, self.split).argmax(1) == self.split.y)
+    def transferred(
+        self,
+        model: nn.Module,
+        *,
+        correct: Literal["x", "reconstruction"] = "x",
+        code_limit: float | None = None,
+    ) -> Rate:
+        """Share of (image, restart) pairs that fool, and fool `model` as well, which
+        was not attacked; of images that both models classify correctly (S's transfer attacks).
+        `correct` and `code_limit` are those of `success_rate`."""
+        right, start = self._right(correct), self.split
+        if correct == "reconstruction":
+            origin = self.attack.set.region(start).origin
+            start = start.with_x(decoded(self.attack.set, origin, start))
+        right = right & (logits(model, start).argmax(1) == start.y)
         wrong = [logits(model, self.split.with_x(x)).argmax(1) != self.split.y for x in self.x]
-        return rate(torch.stack(wrong)[:, right])
+        return rate((torch.stack(wrong) & self.success & self._within(code_limit))[:, right])
 
     @property
     def distances(self) -> Tensor:

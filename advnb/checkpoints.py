@@ -17,6 +17,10 @@ from .files import DamagedFileError, digest, load_tensors, save_tensors
 SAVE_EVERY = 30.0  # seconds between checkpoints inside an epoch
 
 
+class OtherRunError(ValueError):
+    """A checkpoint that another run has written."""
+
+
 class Checkpoint:
     """Models and optimisers on disk, tied to one run by a fingerprint of all that decides it: the
     data, the models (their text, weights at the start, and what is frozen) and `told`, the run's
@@ -65,7 +69,7 @@ class Checkpoint:
         if not isinstance(about, dict) or "fingerprint" not in about:
             raise ValueError(f"{self.path} is another kind of file: name another one")
         if about["fingerprint"] != self.fingerprint:
-            raise ValueError(
+            raise OtherRunError(
                 f"{self.path} belongs to another run (other data, model, recipe, epochs or seed; "
                 "or the model was trained since: make it anew): delete it or name another file"
             )

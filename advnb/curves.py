@@ -224,14 +224,14 @@ class Measure:
         attack: Attack | CarliniWagner = Attack(found, restarts=cell.restarts, seed=cell.seed)
         if name.endswith("-cw"):
             attack = CarliniWagner.printed(found, cell.seed)
+        counts: dict[str, Any] = {}  # S's, on a learned manifold
+        if name.startswith(LEARNED):
+            counts = {"correct": "reconstruction", "code_limit": LIMIT}
         if name != base:
             n, seed = SOURCE
             other = self.model(replace(cell, recipe="normal", n=n, seed=seed))
-            return attack(other, test).transferred(model)
-        result = attack(model, test)
-        if name.startswith(LEARNED):
-            return result.success_rate(correct="reconstruction", code_limit=LIMIT)
-        return result.success_rate()
+            return attack(other, test).transferred(model, **counts)
+        return attack(model, test).success_rate(**counts)
 
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in forward and backward passes of the CNN: a model is

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .checkpoints import OtherRunError
 from .data import Dataset, load
 from .files import DamagedFileError, load_tensors, save_tensors
 from .models import NETWORKS, Network
@@ -61,7 +62,7 @@ def trained(run: Measure, about: str, k: str) -> nn.Module:
 
     try:
         models = train(checkpoint)
-    except DamagedFileError:
+    except (DamagedFileError, OtherRunError):  # of an older version of this package, say
         assert checkpoint is not None
         checkpoint.unlink(missing_ok=True)
         models = train(checkpoint)

@@ -410,10 +410,23 @@ def test_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_damaged_checkpoint_is_begun_again(tmp_path: Path) -> None:
     rate = Measure(str(tmp_path))(TINY)
     (path,) = tmp_path.iterdir()
-    path.rename(path.with_suffix(".checkpoint"))
-    path.with_suffix(".checkpoint").write_bytes(b"half")
+    path.unlink()
+    path.with_suffix(f".{TINY.seed}.checkpoint").write_bytes(b"half")
     curves.trained.cache_clear()
     assert Measure(str(tmp_path))(TINY) == rate
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_of_another_version_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = Measure(str(tmp_path / "whole"))(TINY)
+    (path,) = (tmp_path / "whole").iterdir()
+    left = tmp_path / "half" / f"{path.stem}.{TINY.seed}.checkpoint"
+    files.save_tensors(left, {"w": torch.zeros(2)}, fingerprint="of old", step=1)
+    curves.trained.cache_clear()
+    assert Measure(str(tmp_path / "half"))(TINY) == rate
+    assert [p.name for p in (tmp_path / "half").iterdir()] == [path.name]
 
 
 def test_a_changed_set_is_measured_anew(tmp_path: Path) -> None:

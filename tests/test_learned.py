@@ -747,6 +747,27 @@ def test_success_rates_by_hand(over: str, limit: float | None, attacked: tuple) 
     assert limited == sorted(limited)
 
 
+@pytest.mark.parametrize("limit", [None, 1.5])
+def test_transferred_by_hand(limit: float | None, attacked: tuple) -> None:
+    model, split, attack, result = attacked
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[1].weight.add_(0.01 * torch.randn(other[1].weight.shape, generator=generator(4)))
+        guess = [other(x).argmax(1) for x in result.x]
+        starts = {"x": split.x, "reconstruction": attack.set.manifold.reconstruct(split).x}
+        for correct, start in starts.items():
+            both = (model(start).argmax(1) == split.y) & (other(start).argmax(1) == split.y)
+            far = attack.set.manifold.encode(split).abs().amax(1) > (limit or math.inf)
+            hits = sum(
+                bool(result.success[k, i] and guess[k][i] != split.y[i] and not far[i])
+                for k in range(2) for i in range(80) if both[i]
+            )  # fmt: skip
+            rate = result.transferred(other, correct=correct, code_limit=limit)
+            assert 0 < rate.n == 2 * int(both.sum())
+            assert rate.value == pytest.approx(hits / rate.n)
+            assert hits > 0
+
+
 def test_rates_that_cannot_be(attacked: tuple, fonts: Dataset) -> None:
     result = attacked[3]
     for correct in ("code", None, 2, True):
