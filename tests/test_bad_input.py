@@ -41,6 +41,7 @@ from advnb import (
 from advnb.attribution import plane, to_letter
 from advnb.autoencoders import Autoencoder
 from advnb.blindspots import table
+from advnb.checkpoints import OtherRunError
 from advnb.files import DamagedFileError, load_tensors, save_tensors
 from advnb.live import AttackPanel, BlindspotPanel, LatentPanel, StepPanel
 from advnb.manifolds import LearnedManifold, NeighbourManifold
@@ -1329,10 +1330,11 @@ STATES: dict[str, Row] = {
         "diverged to NaN", "lower",
     ),
     "a checkpoint of another seed": (
-        other_run(seed=1), ValueError, "another run", "delete it or name another file",
+        other_run(seed=1), OtherRunError, "another run", "delete it or name another file",
     ),
     "a checkpoint of fewer epochs": (
-        other_run(epochs=2), ValueError, "another run .*epochs", "delete it or name another file",
+        other_run(epochs=2), OtherRunError, "another run .*epochs",
+        "delete it or name another file",
     ),
     # losses and the way back
     "an attack on a model cut off from the image": (
