@@ -7,7 +7,7 @@ from typing import Any
 
 try:
     from . import certify, models, recipes, zoo
-    from .attacks import Attack, AttackResult, AttackWarning
+    from .attacks import Attack, AttackResult
     from .blindspots import find_blindspot, scale_shift, valid_shift
     from .data import Dataset, load
     from .embedding import distance_to_training_set, nearest
@@ -15,6 +15,7 @@ try:
     from .models import accuracy
     from .perturbations import Affine, OnManifold, Pixels
     from .profiles import Profile, profile
+    from .search import AttackWarning
     from .splits import Split
     from .stats import Rate
     from .sweeps import sweep

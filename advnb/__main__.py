@@ -286,8 +286,8 @@ def _failures(table: pd.DataFrame, what: str) -> int:
     if len(failed):
         for reason in dict.fromkeys(failed.error.str.strip().str.split("\n").str[-1]):
             print(f"advnb: {reason}", file=sys.stderr)
-        again = failed.error.str.contains("ValueError: ").all()
-        hint = "" if again else "; run it again"
+        lasting = failed.error.str.contains("ValueError: ").all()  # they would fail again
+        hint = "" if lasting else "; run it again"
         print(f"advnb: {len(failed)} of {len(table)} {what} failed{hint}", file=sys.stderr)
     return 2 if len(failed) else 0
 

@@ -7,7 +7,6 @@ the attack runs it to the end and returns an `AttackResult`.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .checks import brief, number, whole, widest
-from .models import BATCH, NO_STACK, checked, device_of, lent, logits, probe
+from .doubts import check, check_set
+from .models import BATCH, device_of, logits
 from .perturbations import STARTS, PerturbationSet, Start, norms
-from .search import LOSSES, AttackWarning, Loss, Search, State, decoded
+from .search import LOSSES, Loss, Search, State, decoded
 from .splits import Split
-from .stacks import Stack
 from .stats import Rate, generator, rate
 
 
@@ -252,61 +251,3 @@ class AttackResult:
             norm = self.attack.set.norm
             return f"AttackResult(the smallest changes found, {norm}, {count}: median {middle})"
         return f"AttackResult({self.attack.set}, {count}: {self.success_rate()})"
-
-
-def check(model: nn.Module, split: Split) -> None:
-    """Warn about what would make an attack's numbers meaningless; raise where they cannot be."""
-    checked(model, split)
-    if isinstance(model, Stack):
-        raise ValueError(NO_STACK)
-    if torch.is_inference_mode_enabled():
-        raise ValueError("an attack needs gradients: call it outside of torch.inference_mode()")
-    if model.training:
-        warn("the model is in train mode; it is attacked in eval mode and given back as it was")
-    output, x = probe(model, split), split[:8].x.to(device_of(model))
-    if (output >= 0).all() and torch.allclose(output.sum(1), torch.ones_like(output[:, 0])):
-        warn(
-            "the model's outputs are probabilities already: a loss on top of them has vanishing "
-            "gradients, so take the softmax out"
-        )
-    with lent(model), torch.no_grad():
-        twice = model(x), model(x)
-    if not torch.equal(*twice):
-        warn(
-            "the model is stochastic: two looks at the same images differ, so a flip may be luck; "
-            "attack the mean of its outputs"
-        )
-        return
-    with lent(model), torch.no_grad():
-        alone, among = model(x[:1])[0], twice[0][0]
-    if (alone - among).abs().max() > 0.01 * (1 + among.abs().max()):  # more than rounding
-        warn(
-            "an image's output depends on the others of its batch, so success depends on "
-            "batch_size: use running statistics, or whatever looks at one image alone"
-        )
-
-
-def check_set(set: PerturbationSet, model: nn.Module, split: Split) -> None:
-    """ValueError where a set or a model cannot be searched; a warning where images are left."""
-    few = split[:8].to(device_of(model))
-    code = set.region(few).origin.clone().requires_grad_()
-    with lent(model), torch.enable_grad():
-        x = set.decode(code, few)
-        if not isinstance(x, Tensor) or x.shape != few.x.shape:
-            what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"the set must make images {list(few.x.shape)}; its decode gave {what}"
-            )
-        output = model(x.to(few.dtype))
-    if not x.isfinite().all():
-        raise ValueError("the set's images hold NaN or infinity: check its decode")
-    if not x.requires_grad or not output.requires_grad:
-        cut = "the set's images are cut off from the code" if not x.requires_grad else (
-            "the model's output is cut off from the image")  # fmt: skip
-        raise ValueError(f"{cut}: remove detach() or no_grad()")
-    if x.min() < -1e-3 or x.max() > 1 + 1e-3:
-        warn("the set's images leave [0, 1]: whatever is found there is no image")
-
-
-def warn(text: str) -> None:
-    warnings.warn(text, AttackWarning, stacklevel=4)

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attacks import Attack, AttackResult, check
+from .attacks import Attack, AttackResult
 from .checks import brief, number, whole
+from .doubts import check
 from .models import device_of
 from .perturbations import STARTS, Norm, PerturbationSet, Pixels, Region, Start
 from .search import Search, margin
