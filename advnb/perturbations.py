@@ -62,6 +62,11 @@ class Pixels:
 
     def __post_init__(self) -> None:
         check_radius("eps", self.eps, self.norm)
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps must be at most 1, pixels lie in [0, 1]; got {self.eps:g}: give it over 255, "
+                "8/255 say, if that is what it counts"
+            )
 
     def region(self, split: Split) -> Region:
         return Region.around(split.x, self.eps, self.norm, low=0.0, high=1.0)

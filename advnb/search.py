@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .checks import watched
+from .checks import number, watched
 from .models import BATCH, NOT_FINITE, lent, shaped
 from .passes import quickened
 from .perturbations import PerturbationSet, Region
@@ -228,7 +228,8 @@ class Search:
         """Update number t of a chunk's codes, in place: ascend, then back into the region."""
         assert gradient is not None
         code, region, lr = self.code[chunk], self.region[chunk], self.attack.lr
-        lr = lr(t) if callable(lr) else lr
+        if callable(lr):
+            lr = number(f"lr({t})", lr(t), "a number >= 0", lambda v: 0 <= v < math.inf)
         if self.attack.optimizer == "sign":
             code.add_(region.ascend(gradient), alpha=lr)
         else:  # Kingma and Ba 2015, algorithm 1, with the usual constants

@@ -418,6 +418,7 @@ def test_bounds_are_exact(
     x[0], x[1], x[2] = x[0].round(), 0, 1  # pixels on the edges
     split = Split(x.to(EXACT[dtype]), torch.arange(6) % 2)
     model = linear(seed=seed).to(EXACT[dtype])
+    eps = min(eps, 1.0) if norm == "linf" else eps
     attack = Attack(
         Pixels(eps, norm), steps=3, lr=eps / 2, optimizer=optimizer, start=start, keep="strongest"
     )
@@ -451,7 +452,10 @@ def test_where_a_search_starts(norm: str) -> None:
     assert uniform.mean().item() == pytest.approx(100 / 101, abs=0.01)
     if norm == "linf":
         assert size("uniform", "l2").mean().item() == pytest.approx(10 * eps / 3**0.5, rel=0.02)
-    wide = Pixels(5.0, norm).region(split).start("noise", generator(5)) - split.x
+    wide = (
+        Pixels(1.0 if norm == "linf" else 5.0, norm).region(split).start("noise", generator(5))
+        - split.x
+    )
     assert wide.std().item() == pytest.approx(0.2, abs=0.01)
 
 

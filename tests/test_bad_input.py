@@ -698,6 +698,13 @@ ARGUMENTS: dict[str, Row] = {
     "an unknown norm": (
         lambda *_: Pixels(0.1, "l1"), ValueError, "norm .* got 'l1'", 'must be "linf"',
     ),
+    "a radius in 255ths": (
+        lambda *_: Pixels(8), ValueError, "eps .* got 8:", "8/255 say",
+    ),
+    "a function for lr that returns nothing": (
+        lambda *_: Attack(Pixels(0.1), lr=lambda t: None, keep="strongest")(MODEL, TEN), ValueError,
+        "lr.1. .* got None", "must be a number",
+    ),
     "an attack of -1 steps": (
         lambda *_: Attack(Pixels(0.1), steps=-1), ValueError, "steps .* got -1", "must be a whole",
     ),
