@@ -82,9 +82,12 @@ def grid(
     profile: Profile | None = None,
 ) -> list[Cell]:
     """Every combination as a cell: 20 epochs, and S's test images and starts, or a smaller
-    profile's; never more images than the test set has."""
-    cells, most = [], load(data).sizes[1]
+    profile's; never more images than the test set has. ValueError for more training images than
+    there are."""
+    cells, (have, most) = [], load(data).sizes
     for recipe, size, seed, attack in product(recipes, n, seeds, attacks):
+        if whole("n", size, 1) > have:
+            raise ValueError(f"n must be at most {have:,}, all training images; got {size:,}")
         base, _, form = attack.rpartition("-") if attack not in BASE else (attack, "", "")
         images, starts = SIZES.get(base, (1, 1))  # an unknown name is told by its Cell
         if form in ("l2", "cw"):
@@ -107,14 +110,17 @@ def figure(
     model: str = "CNN",
 ) -> list[Cell]:
     """The cells of S's Fig. 5 and 6 for a data set in a profile's sizes, or a part of them: the
-    strategies and attacks that can be had for it, at the profile's sizes and seeds."""
+    strategies and attacks that can be had for it, at the profile's sizes, up to all training images
+    there are, and seeds."""
     loaded = load(data)
+    have = loaded.sizes[0]
+    sizes = n or [size for size in profile.curve if size <= have] or [have]
     known = loaded.manifold is not None
     able = {"on-true": known, "on-learned": loaded.name in SHIPPED}
     recipes = recipes or [recipe for recipe in FIGURE if able.get(recipe, True)]
     attacks = attacks or [attack for attack in MEASURED if able.get(attack, True)]
     return grid(
-        data, recipes, n or profile.curve, seeds or range(profile.seeds), attacks, model,
+        data, recipes, sizes, seeds or range(profile.seeds), attacks, model,
         profile=profile,
     )  # fmt: skip
 

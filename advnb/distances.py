@@ -128,7 +128,7 @@ def _check(distance: Tensor, fooled: Tensor) -> None:
         raise ValueError(f"four finite distances or more are needed; got {brief(distance)}")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def attacked(data: str, images: int, restarts: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Which of the first test images the zoo's adversarially trained network of a data set has
     right, and which of these the attack of its card fools from any start: bool [images] each."""

@@ -42,7 +42,7 @@ PROFILES = {
     ),
     "course": Profile(
         "course", tested=10_000, attacked=500, restarts=3, table=500, panel=64, epochs=20,
-        neighbours=20_000, far=1200, plane=1500, searched=60, cells=15, grid=9, searches=40,
+        neighbours=20_000, far=1200, plane=1500, searched=60, cells=15, grid=11, searches=40,
         curve=(250, 1000), seeds=1,
     ),
     "paper": Profile(

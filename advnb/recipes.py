@@ -278,7 +278,7 @@ def cured(
     alpha and beta are drawn at random; with `searched` they are the attack's to choose. `shifts`
     is the range of beta over (1 - alpha) / 2: (-1, 1) for whatever is valid, where for eps above
     alpha - 1/2 no pixel alone tells ink from paper any more (notebook 10). `attack` is one on
-    `Pixels` in L-infinity. (Z's conclusion asks for such training; the form is ours.)
+    `Pixels` in L-infinity. (Z expect little of augmentation, section 3.3; the form is ours.)
     """
     pixels = getattr(attack, "set", None)
     if not isinstance(pixels, Pixels) or pixels.norm != "linf":

@@ -149,17 +149,22 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
     return Estimate(found, math.tanh(middle - half), math.tanh(middle + half), len(x))
 
 
-def logistic(x: Sequence[float], hit: Sequence[float]) -> Estimate:
+def logistic(x: Sequence[float], hit: Sequence[float], *beside: Sequence[float]) -> Estimate:
     """How much the log odds of a hit grow with one standard deviation of x: the slope of a logistic
-    regression with Wald's interval. NaN and no bounds where no slope can be told: x or hit are all
-    the same, or a value of x parts hits from misses."""
+    regression with Wald's interval; at equal values of what stands `beside` it, if anything does.
+    NaN and no bounds where no slope can be told: x or hit are all the same, a value of x parts hits
+    from misses, or x follows from the others."""
     x, hit = _pairs(x, hit, 4)
-    place, y = (torch.tensor(row, dtype=torch.float64) for row in (x, hit))
+    columns, y = (
+        torch.tensor(rows, dtype=torch.float64)
+        for rows in ([x, *(_pairs(other, hit, 4)[0] for other in beside)], hit)
+    )
     unknown = Estimate(math.nan, -math.inf, math.inf, len(x))
-    if place.std() == 0 or y.min() == y.max():
+    middle, width = columns.mean(1, keepdim=True), columns.std(1, keepdim=True)
+    if width.min() == 0 or y.min() == y.max():
         return unknown
-    rows = torch.stack([torch.ones_like(place), (place - place.mean()) / place.std()], 1)
-    b = torch.zeros(2, dtype=torch.float64)
+    rows = torch.cat([torch.ones_like(columns[:1]), (columns - middle) / width]).T
+    b = rows.new_zeros(rows.shape[1])
     for _ in range(50):  # Newton's method
         p = torch.sigmoid(rows @ b)
         information = rows.T @ (rows * (p * (1 - p))[:, None])

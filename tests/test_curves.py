@@ -872,6 +872,16 @@ def test_grids_of_unknown_names(field: str, wrong: object) -> None:
         curves.grid("fonts", **{**sizes, field: wrong})
 
 
+def test_sizes_end_with_the_training_images(tmp_path: Path) -> None:
+    path = tmp_path / "small.npz"
+    x, y = np.zeros((300, 8, 8), np.uint8), np.arange(300) % 10
+    np.savez(path, train_x=x, train_y=y, test_x=x, test_y=y)
+    assert {c.n for c in curves.figure(str(path), PROFILES["paper"])} == {250}
+    assert {c.n for c in curves.figure(str(path), PROFILES["paper"], n=[7, 300])} == {7, 300}
+    with refused("n must be at most 300, all training images; got 1,000"):
+        curves.grid(str(path), ["normal"], [1000], [0], ["error"])
+
+
 def test_grid_of_unknown_data() -> None:
     with refused("no data set is called"):
         curves.grid("font", ["normal"], [250], [0], ["error"])

@@ -197,6 +197,26 @@ def test_the_logistic_slope_is_scikit_learns() -> None:
     assert found.value == pytest.approx(oracle.coef_[0, 0] * x.std().item(), rel=1e-4)
 
 
+def test_a_logistic_slope_beside_others_is_that_of_all_together() -> None:
+    stream = generator(2)
+    columns = torch.randn(3, 400, generator=stream).double()
+    columns[1] += columns[0]  # linked, so that each alone has another slope
+    hit = torch.rand(400, generator=stream) < torch.sigmoid(columns[0] - columns[1])
+    oracle = LogisticRegression(C=1e12, tol=1e-10).fit(columns.T, hit)
+    first, *others = columns.tolist()
+    found, alone = logistic(first, hit.tolist(), *others), logistic(first, hit.tolist())
+    assert found.value == pytest.approx(oracle.coef_[0, 0] * columns[0].std().item(), rel=1e-4)
+    assert abs(alone.value) < 0.3 < 0.5 < found.value
+    # Wald: the bootstrap's spread of the same slope
+    draws = torch.randint(400, (200, 400), generator=stream)
+    again = [
+        logistic(columns[0, rows].tolist(), hit[rows].tolist(), *columns[1:, rows].tolist()).value
+        for rows in draws
+    ]
+    assert (found.high - found.low) / 3.92 == pytest.approx(float(np.std(again)), rel=0.2)
+    assert math.isnan(logistic(first, hit.tolist(), first).value)
+
+
 @pytest.mark.parametrize(
     ("x", "hit"),
     [

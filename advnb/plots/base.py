@@ -42,8 +42,10 @@ COLOURS = {
     "random": "#8c8c8c",
     "untouched": "#4c72b0",
     "transformed": "#dd8452",
-    "robust": "#dd8452",
+    "robust": "#8ecae6",
     "certified": "#55a868",
+    "intervals": "#b5deb9",
+    "lines": "#55a868",
 }
 # a colour a class, light enough to write on
 PASTEL = [
@@ -94,25 +96,29 @@ def mosaic(rows: Sequence[Tensor], gap: int = 2) -> np.ndarray:
     return out
 
 
-def amplified(delta: Tensor, bound: float) -> Tensor:
+def amplified(delta: Tensor, bound: float | Tensor) -> Tensor:
     """A change drawn so that it can be seen: grey where there is none, black and white at -bound
     and +bound."""
     return (delta / (2 * bound) + 0.5).clamp(0, 1)
 
 
-def caption(guess: str, right: bool) -> dict[str, str]:
-    """A prediction as a text and its colour, short enough to stand under an image."""
+def caption(guess: str, right: bool | None) -> dict[str, str]:
+    """A prediction as a text and its colour, short enough to stand under an image; black where
+    nothing is right or wrong."""
     text = guess if len(guess) <= 11 else f"{guess[:6]}…{guess[-4:]}"  # the end tells apart, too
+    if right is None:
+        return {"text": text, "color": "black"}
     return {"text": text if right else f"✗ {text}", "color": RIGHT if right else WRONG}
 
 
 def gallery(
     rows: Mapping[str, Tensor],
-    captions: Mapping[str, Sequence[tuple[str, bool]]] | None = None,
+    captions: Mapping[str, Sequence[tuple[str, bool | None]]] | None = None,
     alt: str = "",
     title: str = "",
 ) -> Picture:
-    """Rows of images, named on the left; a caption (text, whether it is right) under an image."""
+    """Rows of images, named on the left; under an image a caption: its text, and whether that is
+    right (None: no matter)."""
     captions = captions or {}
     images = list(rows.values())
     n, (h, w) = len(images[0]), images[0].shape[2:]

@@ -45,6 +45,7 @@ def detection(found: Detection, title: str = "", alt: str = "") -> Picture:
         axes.set_visible(True)
         told = f"AUC {area.value:.2f} [{area.low:.2f}, {area.high:.2f}]"
         axes.set_title(f"{name}\n{told}", fontsize=10)
+        axes.set_xlabel("score")
         axes.spines[["top", "right"]].set_visible(False)
     for row in range(down):
         figure.axes[row * across].set_ylabel("share of images")

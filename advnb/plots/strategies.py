@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from .base import COLOURS, Picture
@@ -23,9 +24,10 @@ def generalization(
     """S's Fig. 5 and 6: a line a strategy, over the number of training images or against another
     measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
     `own` models, open diamonds the `paper`'s printed numbers. Against another measure the ends of a
-    line say their number of training images, unless it is flat, as several are together."""
+    line say their number of training images, unless it is flat or another's end is there."""
     figure = Picture(7.6, 3.6, alt)
     axes = figure.subplots()
+    told: list[tuple[float, float]] = []  # where a number of images stands already
     for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
         colour, mark = COLOURS.get(str(recipe), COLOURS["random"]), MARKS.get(str(recipe), "o")
         axes.plot(part.x, part.value, marker=mark, markersize=5, color=colour, label=recipe)
@@ -33,19 +35,23 @@ def generalization(
             axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
         elif part.value.max() - part.value.min() > 0.1:
             sized = part.dropna(subset=["n", "x"]).sort_values("n")
-            for end in sized.iloc[[0, -1] if len(sized) else []].itertuples():
+            ends = sized[["n", "x", "value"]].iloc[[0, -1] if len(sized) else []]
+            for n, x, y in ends.to_numpy(float).tolist():
+                if any(abs(x - u) < 0.05 and abs(y - v) < 0.08 for u, v in told):
+                    continue
+                told.append((x, y))
                 axes.annotate(
-                    f"{end.n:,.0f}", (end.x, end.value), (0, 6), textcoords="offset points",
-                    fontsize=8, color=colour, ha="center",
+                    f"{n:,.0f}", (x, y), (0, 6), textcoords="offset points", fontsize=8,
+                    color=colour, ha="center",
                 )  # fmt: skip
         for table, style in ((paper, OPEN), (own, OWN)):
             if table is not None:
                 same = _measures(table, attack, against)
                 same = same[(same.recipe == recipe) & same.x.notna()]
                 axes.plot(same.x, same.value, color=colour, **style)
-    for table, style, told in ((paper, OPEN, "printed in the paper"), (own, OWN, "your own")):
+    for table, style, label in ((paper, OPEN, "printed in the paper"), (own, OWN, "your own")):
         if table is not None:
-            axes.plot([], [], color="black", label=told, **style)
+            axes.plot([], [], color="black", label=label, **style)
     if against == "n":
         axes.set_xscale("log")
         sizes = [n for n in sorted(set(shown.n)) if n in (250, 1000, 5000, 10_000, 40_000)]
@@ -63,11 +69,11 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     figure = Picture(5, 5, alt)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
-    for number, (name, table) in enumerate(tables.items()):
+    for hue, (name, table) in zip(cycle(HUES), tables.items()):
         errors = table.attack == "error"
         for marker, rows in (("o", table[errors]), ("s", table[~errors])):
-            axes.plot(rows.printed, rows.value, marker, color=f"C{number}", fillstyle="none")
-        axes.plot([], [], color=f"C{number}", linewidth=4, label=name)
+            axes.plot(rows.printed, rows.value, marker, color=hue, fillstyle="none")
+        axes.plot([], [], color=hue, linewidth=4, label=name)
     for marker, told in (("o", "test error"), ("s", "success rate")):
         axes.plot([], [], marker, color="black", fillstyle="none", label=told)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="printed", ylabel="measured", aspect="equal")
@@ -76,6 +82,7 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     return figure
 
 
+HUES = ("#222222", "#00798c", "#e0a100", "#8fa31e", "#6d4c41")  # of no strategy
 MARKS = {"augmented": "s", "transformation": "^", "on-true": "v", "on-learned": "P", "regular": "X"}
 OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
 OWN: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 14, "markeredgecolor": "k"}
