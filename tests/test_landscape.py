@@ -340,7 +340,7 @@ def test_where_things_lie_in_the_picture() -> None:
     assert told == [
         "accuracy 50.0 % to 100.0 %", "accuracy 99.0 %", "accuracy 95.0 % (hatched: less)",
         "α < 2 ε: no defence",
-        "the paper's, coloured alike", "your α and β",
+        "printed, same colours", "your α and β",
     ]  # fmt: skip
     assert axes.get_title() == "T"
     assert repr(picture) == "Picture: A"

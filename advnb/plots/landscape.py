@@ -97,7 +97,7 @@ def heat(
             vmax=1, s=46, linewidths=1.3, edgecolors="black", clip_on=False, zorder=3,
         ).set(path_effects=HALO)  # fmt: skip
         style = PRINTED | {"color": "white", "markeredgecolor": "black"}
-        axes.plot([], [], label="the paper's, coloured alike", **style)
+        axes.plot([], [], label="printed, same colours", **style)
 
 
 def mark(axes: Axes, **how: Any) -> Line2D:
