@@ -1098,6 +1098,10 @@ def no_cell_runs(measure: curves.Measure, cell: curves.Cell) -> Rate:
     pytest.fail(f"runs {cell}")
 
 
+def no_room(measure: curves.Measure, cell: curves.Cell) -> Rate:
+    raise ValueError(f"no room for {cell.n} images")
+
+
 def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -1121,10 +1125,11 @@ def test_command(
     assert 0 <= row["low"] < row["value"] < row["high"] <= 1
 
     # one that cannot be had: the first is there, the new one is told
-    code = main([*command, "-n", "250", "100000000", "--out", str(again)])
+    monkeypatch.setattr(curves.Measure, "__call__", no_room)
+    code = main([*command, "-n", "250", "200", "--out", str(again)])
     out, err = capsys.readouterr()
     assert code == 2
-    reason = "ValueError: FONTS (hard) has 960,000 training images; 100000000 were asked for"
+    reason = "ValueError: no room for 200 images"
     assert err.endswith(f"advnb: {reason}\nadvnb: 1 of 2 cells failed\n")
     assert "FAILED: data=fonts" in out
     assert "normal" in out.splitlines()[-1]
@@ -1155,8 +1160,11 @@ def test_command_whose_table_cannot_be_written(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_command_when_all_cells_fail(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([*SMOKE, "-n", "100000000", "--cache", str(tmp_path)]) == 2
+def test_command_when_all_cells_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves.Measure, "__call__", no_room)
+    assert main([*SMOKE, "-n", "200", "--cache", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith("advnb: 1 of 1 cells failed\n")
 
 
@@ -1166,6 +1174,7 @@ def test_command_when_all_cells_fail(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["sweep", "font"], "did you mean 'fonts'"),
         (["sweep", "no such.npz"], "there is no such file"),
         ([*SMOKE, "--profile", "huge"], "smoke, course, paper"),
+        ([*SMOKE, "-n", "100000000"], "n must be at most 960,000"),
         ([*SMOKE, "--recipe", "robust"], "recipe must be one of normal, .*'robust'"),
         ([*SMOKE, "--attack", "error", "pgd"], "attack must be one of error, .*'pgd'"),
         ([*SMOKE, "--model", "cnn"], "model must be one of CNN, .*'cnn'"),
