@@ -1180,7 +1180,7 @@ def test_command_when_all_cells_fail(
         ([*SMOKE, "--model", "cnn"], "model must be one of CNN, .*'cnn'"),
         ([*SMOKE, "--workers", "-1"], "workers must be a whole number >= 1"),
     ],
-    ids=["data", "npz", "profile", "recipe", "attack", "model", "workers"],
+    ids=["data", "npz", "profile", "size", "recipe", "attack", "model", "workers"],
 )  # fmt: skip
 def test_command_bad_names(
     more: list[str], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
