@@ -64,8 +64,7 @@ class Pixels:
         check_radius("eps", self.eps, self.norm)
         if self.norm == "linf" and self.eps > 1:
             raise ValueError(
-                f"eps must be at most 1, pixels lie in [0, 1]; got {self.eps:g}: give it over 255, "
-                "8/255 say, if that is what it counts"
+                f"eps must be at most 1, pixels lie in [0, 1]; got {self.eps:g}: was 8/255 say meant?"
             )
 
     def region(self, split: Split) -> Region:
