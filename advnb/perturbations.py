@@ -64,7 +64,7 @@ class Pixels:
         check_radius("eps", self.eps, self.norm)
         if self.norm == "linf" and self.eps > 1:
             raise ValueError(
-                f"eps must be at most 1, pixels lie in [0, 1]; got {self.eps:g}: was 8/255 say meant?"
+                f"eps must be at most 1, as pixels are; got {self.eps:g}: 8/255 say, if of 255"
             )
 
     def region(self, split: Split) -> Region:
