@@ -26,8 +26,8 @@ from advnb.embedding import embed, pixels, project
 from advnb.live import EmbeddingPanel, close_all
 from advnb.live import embedding as module
 from advnb.live import pieces as pieces_module
-from advnb.live.embedding import EmbeddingFrame
 from advnb.live.pieces import PIECE
+from advnb.live.plane import EmbeddingFrame
 from advnb.live.runner import Frame
 from advnb.live.scatter import Map, ScatterFigure, Scene, Side
 
