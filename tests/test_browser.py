@@ -370,6 +370,24 @@ def test_the_pickers_change_model_and_data(live: tuple[Page, Panel]) -> None:
     assert not page.errors
 
 
+def test_beta_can_be_moved_except_where_it_can_only_be_zero(live: tuple[Page, Panel]) -> None:
+    page, panel = live
+
+    def movable() -> bool:
+        return panel.slider("beta").locator(".noUi-target[disabled]").count() == 0
+
+    for alpha, beta in ((0.8, 0.1), (1, 0), (0.9, 0.05), (0.8, 0), (1, 0), (0.7, 0)):
+        panel.button(f"({alpha:g}, {beta:g})")  # beta's value and whether it can be moved, at once
+        panel.settled(alpha, beta)
+        panel.wait("beta", lambda there=alpha < 1: movable() == there)
+    panel.key("beta", "End")
+    panel.settled(0.7, 0.15)
+    panel.button("Reset")
+    panel.settled(1, 0)
+    panel.wait("beta", lambda: not movable())
+    assert not page.errors
+
+
 def latency(
     page: Page, panel: Panel, slider: str, done: str, presses: int = 15
 ) -> tuple[list[float], list[float]]:

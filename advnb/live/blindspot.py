@@ -26,7 +26,7 @@ from ..models import checked, logits, predictions
 from ..profiles import profile
 from ..splits import Split
 from ..stats import Rate, rate
-from .controls import WRAP, button, least, radius_slider, slider
+from .controls import WRAP, button, least, radius_slider, slider, switch
 from .figures import BlindspotFigure
 from .landscape import ALPHAS, MapFrame, MapPanel
 from .runner import REFRESH, Frame, Params
@@ -116,11 +116,8 @@ class BlindspotPanel(MapPanel):
                 self.controls["eps"].value = eps
         alpha, beta = self.params["alpha"], self.controls["beta"]
         low, high = (round(edge, 6) for edge in valid_shift(alpha))
-        beta.disabled = high < 1e-9
-        if beta.disabled:  # a slider from 0 to 0 would be an error in the browser
-            beta.value = 0.0
-        else:
-            beta.value = min(max(beta.value, low), high)
+        switch(beta, high > 1e-9)
+        beta.value = min(max(beta.value, low), high) + 0.0
         black = round((1 - alpha) / 2 + self.params["beta"], 6) + 0.0
         white = alpha + black
         self.words.value = (

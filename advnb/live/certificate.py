@@ -25,7 +25,7 @@ from ..profiles import profile
 from ..relaxations import Method
 from ..splits import Split
 from ..stats import Rate, rate
-from .controls import WRAP, button, radius_slider, slider
+from .controls import WRAP, button, radius_slider, slider, switch
 from .figures import LiveFigure
 from .panel import Panel
 from .runner import REFRESH, Frame, Params
@@ -94,8 +94,8 @@ class CertificatePanel(Panel):
     def constrain(self) -> None:
         alpha, beta = self.params["alpha"], self.controls["beta"]
         low, high = (round(edge, 6) for edge in valid_shift(alpha))
-        beta.disabled = high < 1e-9  # a slider from 0 to 0 would be an error in the browser
-        beta.value = 0.0 if beta.disabled else min(max(beta.value, low), high)
+        switch(beta, high > 1e-9)
+        beta.value = min(max(beta.value, low), high) + 0.0
         black = round((1 - alpha) / 2 + self.params["beta"], 6) + 0.0
         moved = max(black, abs(1 - alpha - black))
         self.words.value = (

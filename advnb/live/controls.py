@@ -47,6 +47,14 @@ def chooser(split: Split, image: int) -> widgets.DOMWidget:
     return made
 
 
+def switch(control: Any, on: bool) -> None:
+    """Turn a control on or off, in a message of its own: a browser that rounds a slider's value
+    overlooks what else the same message says."""
+    if control.disabled == on:
+        control.disabled = not on
+        control.send_state("disabled")
+
+
 def button(text: str, act: Callable[..., None], hint: str) -> widgets.Button:
     """A button that calls `act`; `hint` shows under the mouse."""
     made = widgets.Button(
