@@ -34,26 +34,36 @@ class Rate:
     __repr__ = __str__
 
 
-def rate(hits: Tensor) -> Rate:
+def rate(hits: Tensor, groups: Tensor | None = None) -> Rate:
     """Share of true entries with Wilson's interval (Wilson, JASA 1927).
 
     `hits` is bool [n], or bool [repeats, n] for n units looked at several times each (images
-    attacked from several starts). Repeats of one unit are not independent: the interval then
-    uses the effective sample size that the spread *between* units implies, which lies between
-    n and repeats * n.
+    attacked from several starts). Repeats of one unit are not independent, nor are units that have
+    something in common, told by `groups`, int [n] (the font of each letter, say). The interval then
+    uses the effective sample size that the spread *between* units or groups implies, which lies
+    between what it would be if all of one group were alike, and the number of entries.
     """
     if not isinstance(hits, Tensor):
         raise ValueError(f"hits must be a tensor of bool; got {type(hits).__name__}")
     hits = hits.detach().cpu().double()
+    if groups is not None and (not isinstance(groups, Tensor) or groups.shape != hits.shape[-1:]):
+        raise ValueError(
+            f"groups must be one number for each of {hits.shape[-1]}; got {brief(groups)}"
+        )
     count = hits.numel()
     if count == 0:
         return Rate(math.nan, 0.0, 1.0, 0)
     value, effective = hits.mean().item(), float(count)
-    if hits.ndim == 2 and len(hits) > 1:
-        units = hits.shape[1]
-        between = hits.mean(0).var(correction=1).item() / units if units > 1 else math.inf
+    if groups is not None or (hits.ndim == 2 and len(hits) > 1):
+        off = (hits - value).view(-1, hits.shape[-1])
+        which = torch.arange(hits.shape[-1]) if groups is None else groups.cpu()
+        which = which.unique(return_inverse=True)[1]
+        sizes = len(off) * which.bincount()
+        many, alike = len(sizes), count**2 / sizes.square().sum().item()
+        between = off.new_zeros(many).index_add(0, which, off.sum(0)).square().sum().item()
+        between *= many / (many - 1) / count**2 if many > 1 else math.inf
         independent = value * (1 - value) / between if between > 0 else 0.0
-        effective = min(max(independent, units), count)
+        effective = min(max(independent, alike), count)
     low, high = wilson(value, effective)
     return Rate(value, low, high, count)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, spearmanr, t
+from scipy.stats import beta, binomtest, spearmanr, t
 from sklearn.linear_model import LogisticRegression
 
 from advnb.stats import (
@@ -51,6 +51,49 @@ def test_nothing_to_count() -> None:
 def test_text() -> None:
     r = rate(torch.arange(2000) < 500)
     assert str(r) == "25.0% [23.2%, 26.9%] (n = 2,000)"
+
+
+@given(seed=st.integers(0, 1000), repeats=st.integers(2, 6), n=st.integers(1, 60))
+def test_starts_of_an_image_are_a_group(seed: int, repeats: int, n: int) -> None:
+    stream = generator(seed)
+    hits = torch.rand(repeats, n, generator=stream) < torch.rand(n, generator=stream)
+    known, same = rate(hits), rate(hits.flatten(), 7 - 3 * torch.arange(n).repeat(repeats))
+    assert (same.value, same.n) == (known.value, known.n)
+    assert (same.low, same.high) == pytest.approx((known.low, known.high))
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(2, 60), kinds=st.integers(1, 8))
+def test_groups_of_groups(seed: int, n: int, kinds: int) -> None:
+    """Between the interval of one entry a group and that of independent ones; in any order."""
+    stream = generator(seed)
+    groups = torch.randint(kinds, (n,), generator=stream)
+    hits = torch.rand(3, n, generator=stream) < 0.4
+    order = torch.randperm(n, generator=stream)
+    r, again = rate(hits, groups), rate(hits[:, order], groups[order])
+    assert (r.value, r.low, r.high) == pytest.approx((again.value, again.low, again.high))
+    assert r.low <= r.value <= r.high
+    assert width(r) >= width(rate(hits.flatten())) - 1e-12
+
+
+def test_intervals_of_groups_cover() -> None:
+    """Letters of a font share its fate: the truth lies within 19 intervals of 20, of groups of
+    unequal sizes too, where intervals that ignore them miss it far more often."""
+    stream, covered = generator(0), {True: 0, False: 0}
+    groups = torch.arange(60).repeat_interleave(torch.arange(60) % 10 + 5)
+    for _ in range(400):
+        share = torch.tensor(beta.ppf(torch.rand(60, generator=stream), 1.4, 0.6))  # mean .7
+        hits = torch.rand(len(groups), generator=stream) < share[groups]
+        for known in covered:
+            r = rate(hits, groups if known else None)
+            covered[known] += r.low <= 0.7 <= r.high
+    assert 0.92 <= covered[True] / 400 <= 0.98
+    assert covered[False] / 400 < 0.8
+
+
+@pytest.mark.parametrize("groups", [[0, 0, 1], torch.tensor([0, 1]), torch.zeros(3, 1)])
+def test_groups_are_a_number_for_each(groups: object) -> None:
+    with pytest.raises(ValueError, match="groups must be one number for each of 3"):
+        rate(torch.tensor([True, False, True]), groups)  # type: ignore[arg-type]
 
 
 @given(n=st.integers(2, 500), repeats=st.integers(2, 10), share=st.floats(0, 1))
