@@ -105,6 +105,8 @@ def _processor(run: Callable) -> str:
     """What a run computes on, where it tells by `device`; else the best there is."""
     if torch.cuda.is_available() and str(getattr(run, "device", "cuda")).startswith("cuda"):
         return torch.cuda.get_device_name()
+    if str(getattr(run, "device", "cpu")).startswith("mps"):
+        return "Apple GPU"
     return f"one thread, {platform.machine()} CPU"
 
 

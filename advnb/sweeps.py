@@ -6,6 +6,8 @@ import hashlib
 import inspect
 import json
 import os
+import re
+import signal
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -48,15 +50,16 @@ def sweep(
     of all that decides it: its fields, the name of `run`, and `run.version`, a value, or a
     function of the fields, which is to change whenever the same cell would give another result.
     Of a function that has none its source is taken, and the numbers and texts that it reads by
-    name; other things that it reads are not told.
+    name, or that its arguments have by default; other things that it reads are not told.
     The tables that ship with the package count as finished cells too, unless `shipped` is False.
     What is killed goes on where it was. Where `run.cost(cell)` tells how long a cell takes, in
     any unit, the bar's estimate follows it.
 
     `executor`: any of `concurrent.futures`' form, `pool(2)` say, or `Client.get_executor()` of
-    dask.distributed; None runs the cells here, one by one. Cells that differ in the fields
-    `within` alone run one after another in one process, so that a trained model can serve all of
-    them. Each runs on one thread of torch, so that no executor can decide a result.
+    dask.distributed; None runs the cells here, one by one. For other processes `run` is to be in
+    a module of its own: workers cannot see what a notebook defines. Cells that differ in the
+    fields `within` alone run one after another in one process, so that a trained model can serve
+    all of them. Each runs on one thread of torch, so that no executor can decide a result.
 
     A cell that fails is told with its traceback, has it under `error`, and is tried again next
     time; the others go on. ValueError for cells that are not of this form, and for a `run` that
@@ -121,17 +124,27 @@ def key(cell: Any, run: Callable) -> str:
 def _source(run: Callable) -> str:
     try:
         if inspect.isfunction(run) and not run.__code__.co_freevars:  # what those hold is not told
-            seen = inspect.getclosurevars(run).globals
+            source, codes = inspect.getsource(run), [run.__code__]
+            for code in codes:  # of functions and comprehensions inside it as well
+                codes += [part for part in code.co_consts if inspect.iscode(part)]
+            names = [n for code in codes for n in code.co_names if n in run.__globals__]
+            seen = {n: run.__globals__[n] for n in names}
+            arguments = inspect.signature(run).parameters.values()
+            seen |= {a.name: a.default for a in arguments if a.default is not a.empty}
             plain = {n: v for n, v in seen.items() if isinstance(v, str | int | float | None)}
-            return inspect.getsource(run) + (f"\n{plain}" if plain else "")
+            # the source of a lambda is that of its line, where another one may stand
+            lambdas = sum(code.co_name == "<lambda>" for code in codes)
+            if run.__name__ != "<lambda>" or len(re.findall(r"\blambda\b", source)) <= lambdas:
+                return source + (f"\n{plain}" if plain else "")
     except OSError:  # typed in where nothing keeps it
         pass
     raise ValueError(f"{brief(run)} cannot be told from another run: give it a `version`")
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
-    """Fresh processes to sweep on; close it, or use it in a `with`. (A forked copy of a process
-    that has used torch's threads may hang, so these are not.)"""
+    """Fresh processes to sweep on; close it, or use it in a `with`. They import what they run: it
+    is to be in a module, not in a notebook. (A forked copy of a process that has used torch's
+    threads may hang, so these are not.)"""
     return ProcessPoolExecutor(
         whole("workers", workers, 1), mp_context=get_context("spawn"), initializer=_follow
     )
@@ -139,6 +152,7 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 def _follow() -> None:
     """End this process when its parent is gone: nobody else would."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it; else it would begin other cells
     parent = parent_process()
     assert parent is not None
 

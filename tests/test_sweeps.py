@@ -104,13 +104,14 @@ def test_a_row_tells_the_device_that_its_run_names(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     told = {}
-    for device in ("cpu", "cuda:1", None):
+    for device in ("cpu", "cuda:1", "mps", None):
         run = Counted()
         if device:
             run.device = device  # type: ignore[attr-defined]
         told[device] = quiet([{"n": 1}], run, tmp_path / str(device)).machine[0]
     assert "CPU" in told["cpu"]
     assert told["cuda:1"].startswith("a GPU, torch")
+    assert told["mps"].startswith("Apple GPU, torch")
     assert told[None].startswith("a GPU, torch")
 
 
@@ -394,6 +395,34 @@ def test_a_function_s_source_tells_it_from_another(tmp_path: Path) -> None:
     versioned = lines(listed, [5])
     versioned.version = 1
     assert quiet(numbers(1), versioned, tmp_path).value[0] == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def run(cell, factor=value):\n    return dict(value=factor)\n",
+        "def run(cell, *, factor=value):\n    return dict(value=factor)\n",
+        "def run(cell):\n    return dict(value=max([value for _ in 'ab']))\n",
+        "def run(cell):\n    return dict(value=(lambda: max(value for _ in 'ab'))())\n",
+        "def run(cell):\n    def inner():\n        return value\n    return dict(value=inner())\n",
+        "run = lambda cell: dict(value=(lambda: value)())\n",
+    ],
+)
+def test_numbers_are_seen_wherever_they_are_read(tmp_path: Path, text: str) -> None:
+    for value in (1, 2, 1):
+        assert quiet(numbers(1), lines(text, value), tmp_path).value[0] == value
+
+
+def test_a_plain_function_keeps_its_key() -> None:
+    """Or results that lie in caches would be lost."""
+    run = lines("def run(cell):\n    return dict(value=[value, cell])\n", 3)
+    assert key({"n": 1}, run) == "8a6794203124c093f032eee3"
+
+
+def test_two_lambdas_of_one_line_cannot_be_told_apart(tmp_path: Path) -> None:
+    text = "run, other = (lambda cell: dict(value=1)), (lambda cell: dict(value=2))\n"
+    with refused("cannot be told from another run: give it a `version`"):
+        quiet(numbers(1), lines(text, 0), tmp_path)
 
 
 def test_a_function_that_holds_others_is_not_told_from_another(tmp_path: Path) -> None:
@@ -999,6 +1028,11 @@ def test_workers_end_with_their_parent(when: str) -> None:
     except subprocess.TimeoutExpired:
         os.kill(worker, signal.SIGKILL)
         raise
+
+
+def test_an_interrupted_worker_ends(workers: Executor) -> None:
+    """Ctrl-C reaches the workers as well; one that lived on would begin the next cells."""
+    assert workers.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_DFL
 
 
 def deadly() -> list[dict[str, Any]]:
