@@ -75,8 +75,9 @@ def load(name: str | os.PathLike, *, offline: str | None = None) -> Dataset:
 
     An `.npz` holds train_x, train_y, test_x, test_y: uint8 images [N, H, W] or [N, H, W, C] and
     whole-number labels. With `offline="fonts"` that set is returned where `name` is neither on
-    this machine nor to be downloaded. Raises ValueError for an unknown name, DamagedFileError
-    for an unusable file, ConnectionError where a download fails.
+    this machine nor to be downloaded. Raises ValueError for an unknown name, FileNotFoundError
+    for an `.npz` that is not there, DamagedFileError for an unusable file, ConnectionError where
+    a download fails.
     """
     if not isinstance(name, str | os.PathLike):
         raise ValueError(f"a data set is named by a string or a path; got {brief(name)}")
@@ -170,7 +171,7 @@ def _from_npz(path: Path, name: str = "") -> Dataset:
         raise DamagedFileError(
             f"{path}: label {most} among {len(labels)} images: labels must count from 0"
         )
-    if not known and int(labels.min()) > 0:
+    if not fits and int(labels.min()) > 0:
         raise DamagedFileError(
             f"{path}: labels must count from 0; the smallest of these is {labels.min()}"
         )
@@ -197,9 +198,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: {part}_x must be uint8 [N, H, W] or [N, H, W, C], of 0 to 255 and not "
                 f"empty; it is {x.dtype} {list(x.shape)}"
             )
-        if x.max() == 1:
+        if 0 < x.max() < 64:  # of 0 to 1, or 0 to 16
             raise DamagedFileError(
-                f"{path}: all pixels of {part}_x are 0 or 1, next to black: save them as 0 to 255"
+                f"{path}: the brightest pixel of {part}_x is {x.max()} of 255, next to black: save "
+                "them as 0 to 255"
             )
         if x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4):
             raise DamagedFileError(

@@ -36,6 +36,9 @@ class Decay:
     factor: float = 0.95
     floor: float = 1e-7
 
+    def __post_init__(self) -> None:
+        number("start", self.start, "a positive number", lambda v: 0 < v < math.inf)
+
     def __call__(self, epoch: float, epochs: int) -> float:
         return max(self.start * self.factor ** (epoch + 1), self.floor)
 
@@ -131,7 +134,7 @@ class Recipe:
         if not isinstance(self.parts, tuple) or not all(isinstance(p, Part) for p in self.parts):
             raise ValueError(f"parts must be a tuple of Part; got {brief(self.parts)}")
         shares = [part.share for part in self.parts]
-        if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1):
+        if not math.isclose(sum(shares), 1):
             raise ValueError(f"the parts' shares must be positive and sum to 1; got {shares}")
         if min(self.counts()) < 1:
             raise ValueError(

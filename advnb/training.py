@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .checkpoints import Checkpoint
-from .checks import brief, whole
+from .checks import brief, number, whole
 from .models import device_of, full_precision, kept_random, probe, seed_device
 from .recipes import Part, Recipe
 from .recorded import Recorded
@@ -45,7 +45,8 @@ def fit(
     own: its batches, its starts. On an NVIDIA GPU the attacks' steps run as CUDA graphs
     (`advnb.recorded`), where every step runs (`keep="strongest"`).
 
-    Raises ValueError where split, model or checkpoint do not fit the run.
+    Raises ValueError where split, model or checkpoint do not fit the run, OSError where the
+    checkpoint cannot be written.
     """
     epochs = whole("epochs", epochs, 1)
     if not isinstance(recipe, Recipe):
@@ -81,7 +82,8 @@ def fit(
         )
     told = re.sub(r" at 0x[0-9a-f]+", "", str(recipe))  # where a function lies is no matter
     told = f"{told} epochs={epochs} seed={seed if isinstance(seed, int) else seeds}"
-    run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, split.content(), told)
+    content = {} if checkpoint is None else split.content()  # every image in floats
+    run = Checkpoint(checkpoint, {"model": model}, {"adam": optimizer}, content, told)
     start = run.resume()
     device = device_of(model)
     pools, searches = _pools(split, recipe), _searches(model, recipe)
@@ -93,17 +95,20 @@ def fit(
     with kept_random(device), full_precision(device), bar:
         try:
             for step in range(start, total):
-                epoch, number = divmod(step, batches)
-                if number == 0 or step == start:
+                epoch, batch = divmod(step, batches)
+                if batch == 0 or step == start:
                     orders = [
                         torch.randperm(len(split), generator=generator(s, 0, epoch)) for s in seeds
                     ]
                 seed_device(device, _draw(seeds[0], 1, step))  # for dropout and its like
-                now = epoch + number / batches
+                now = epoch + batch / batches
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.schedule(now, epochs)
+                    group["lr"] = number(
+                        "the schedule's rate", recipe.schedule(now, epochs), "a number >= 0",
+                        lambda v: 0 <= v < math.inf,
+                    )  # fmt: skip
                 growth = min(1.0, now / recipe.warmup) if recipe.warmup else 1.0
-                pieces = _pieces(split, recipe, pools, orders, number, (seeds, epoch))
+                pieces = _pieces(split, recipe, pools, orders, batch, (seeds, epoch))
                 hits, losses = 0, []
                 for update in updates:
                     parts = [pieces[k].to(device) for k in update]
@@ -132,7 +137,7 @@ def fit(
                 told = f"loss {loss_mean:.3f}, accuracy {hits_mean:.1%}"
                 bar.set_postfix_str(told, refresh=False)
                 bar.update()
-                run.save(step + 1, due=number == batches - 1)
+                run.save(step + 1, due=batch == batches - 1)
         except KeyboardInterrupt:
             if run.kept:
                 print(
@@ -148,9 +153,10 @@ def fit(
 
 def _untold(recipe: Recipe) -> str:
     """What a recipe's text leaves open; empty where it tells all."""
-    losses: list[object] = [part.loss for part in recipe.parts]
-    losses += [part.attack.loss for part in recipe.parts if part.attack]
-    modules = [str(loss) for loss in losses if isinstance(loss, nn.Module)]  # theirs lacks weights
+    named: list[object] = [part.loss for part in recipe.parts]
+    for attack in (part.attack for part in recipe.parts if part.attack):
+        named += [attack.loss, getattr(attack.set, "manifold", None)]
+    modules = [str(one) for one in named if isinstance(one, nn.Module)]  # theirs lacks weights
     # a long tensor is told in part
     odd = re.findall(r"<lambda>|\S*<locals>\S*|<[^<>]* object|\S*tensor\([^)]*\.\.\.", str(recipe))
     return next(iter(modules + odd), "")
@@ -188,6 +194,8 @@ def _pools(split: Split, recipe: Recipe) -> list[Tensor | None]:
             pools.append(None)
             continue
         code = part.attack.set.region(split).origin
+        if code.shape == split.x.shape:
+            raise ValueError("within is for sets that search a code, not for pixels: leave it out")
         safe = (code.flatten(1).abs() <= part.within).all(1).nonzero()[:, 0].cpu()
         if not len(safe):
             raise ValueError(f"no image has a code within {part.within:g}: make `within` larger")

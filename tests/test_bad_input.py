@@ -882,11 +882,21 @@ ARGUMENTS: dict[str, Row] = {
     ),
     "pixels of 0 and 1": (
         own(train_x=np.eye(63, dtype=np.uint8)[:12].reshape(12, 9, 7)), DamagedFileError,
-        "are 0 or 1", "save them as 0 to 255",
+        "train_x is 1 of 255", "save them as 0 to 255",
+    ),
+    "pixels of 0 to 16": (
+        own(test_x=np.arange(378, dtype=np.uint8).reshape(6, 9, 7) % 17), DamagedFileError,
+        "test_x is 16 of 255", "save them as 0 to 255",
     ),
     "labels from 1": (
         own(train_y=np.arange(12) % 3 + 1, test_y=np.arange(6) % 3 + 1), DamagedFileError,
         "the smallest of these is 1", "must count from 0",
+    ),
+    "labels from 1 in a file of a known name": (
+        lambda here, _: advnb.load(
+            npz(here, "mnist", train_y=np.arange(12) % 3 + 1, test_y=np.arange(6) % 3 + 1)
+        ),
+        DamagedFileError, "the smallest of these is 1", "must count from 0",
     ),
     "a class without images": (
         learned(TEN[:9]), ValueError, "no image is of class J", "give it some",
@@ -986,6 +996,28 @@ ARGUMENTS: dict[str, Row] = {
     "no seed for training": (fit(seed=None), ValueError, "None", "seed must be a whole number"),
     "a number for a schedule": (
         lambda *_: recipes.normal(schedule=0.01), ValueError, "0.01", "schedule must be",
+    ),
+    "a decay from below 0": (
+        lambda *_: recipes.Decay(-0.01), ValueError, "start .* got -0.01", "a positive number",
+    ),
+    "a decay from nowhere": (
+        lambda *_: recipes.Decay(NAN), ValueError, "start .* got nan", "a positive number",
+    ),
+    "a schedule that falls below 0": (
+        fit(recipes.normal(schedule=lambda epoch, epochs: -0.1)), ValueError,
+        "rate .* got -0.1", "a number >= 0",
+    ),
+    "a schedule of a text": (
+        fit(recipes.normal(schedule=lambda epoch, epochs: "slow")), ValueError,
+        "rate .* got 'slow'", "a number >= 0",
+    ),
+    "a cycle of no number": (
+        fit(recipes.normal(schedule=recipes.OneCycle(NAN))), ValueError,
+        "rate .* got nan", "a number >= 0",
+    ),
+    "pixels of small codes": (
+        fit(recipes.adversarial(PGD, within=2.0)), ValueError, "not for pixels",
+        "within is for sets that search a code",
     ),
     "one beta": (lambda *_: recipes.normal(betas=0.9), ValueError, "0.9", "betas must"),
     "a beta of 2": (

@@ -370,26 +370,15 @@ def test_the_order_within_is_fresh_every_epoch() -> None:
     assert first != second
 
 
-def test_within_of_pixels_is_of_the_image() -> None:
-    """Of a set of pixels the code is the image itself."""
-    bare = small(12)
-    x = bare.x / 2
-    x[::3] = 1.0
-    recipe = recipes.adversarial(Attack(Pixels(1e-3), steps=0), 1.0, within=0.5, batch_size=6)
-    model = net()
-    seen = passes(model)
-    fit(model, Split(x, bare.y), recipe, epochs=2, progress=False)
-    assert max(batch.max().item() for batch in seen) < 0.6
-
-
 def test_bad_within() -> None:
     attack = Attack(Pixels(0.1))
     for within in (0, -1, math.inf, math.nan, "2", True):
         with refused("within must be a positive number or None"):
             recipes.adversarial(attack, within=within)
     with refused("no image has a code within 0.001: make `within` larger"):
+        attack = Attack(OnManifold(Labelled(), 0.3))
         recipe = recipes.adversarial(attack, within=0.001, batch_size=8)
-        fit(net(), small(), recipe, progress=False)
+        fit(net(), coded(8), recipe, progress=False)
 
 
 def test_within_needs_an_attack() -> None:

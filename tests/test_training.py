@@ -449,6 +449,44 @@ def test_a_checkpoint_refuses_a_recipe_that_it_cannot_tell_from_others(tmp_path:
             fit(dropout_net(), small(), recipe, checkpoint=tmp_path / "run", **run)
 
 
+class Bent(nn.Module):
+    """A manifold by a network, whose text tells its form and not its weights."""
+
+    bounds = -torch.ones(6), torch.ones(6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def encode(self, split: Split) -> Tensor:
+        return torch.zeros(len(split), 6)
+
+    def decode(self, z: Tensor, split: Split) -> Tensor:
+        return (split.x + self.layer(z).sum(1).view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def test_a_checkpoint_refuses_a_manifold_of_unknown_weights(tmp_path: Path) -> None:
+    recipe = recipes.adversarial(Attack(OnManifold(Bent(), 0.3), steps=1))
+    run: dict = {"epochs": 1, "progress": False}
+    fit(dropout_net(), small(), recipe, **run)  # without a checkpoint it is no matter
+    with refused("knows a recipe by its text, where .*Bent.* says too little"):
+        fit(dropout_net(), small(), recipe, checkpoint=tmp_path / "run", **run)
+
+
+def test_images_are_copied_for_a_checkpoint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large set would be there twice, and in floats."""
+    copied: list[Split] = []
+    content = Split.content
+    monkeypatch.setattr(Split, "content", lambda split: copied.append(split) or content(split))
+    run: dict = {"epochs": 1, "progress": False}
+    fit(dropout_net(), small(), recipes.normal(), **run)
+    assert not copied
+    fit(dropout_net(), small(), recipes.normal(), checkpoint=tmp_path / "run", **run)
+    assert len(copied) == 1
+
+
 def test_seeds_of_a_stack_in_any_sequence_are_one_run(tmp_path: Path, fonts: advnb.Dataset) -> None:
     run: dict = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "run"}
     networks = [[CNN(0)], [CNN(0)]]
