@@ -187,10 +187,14 @@ def _sweep(args: argparse.Namespace) -> int:
             args.figure, args.n or supplement.SIZES, args.seed or supplement.SEEDS
         )
         only = {"recipe": args.recipe, "attack": args.attack, "model": args.model and [args.model]}
+        for kind, asked in only.items():
+            have = {getattr(cell, kind) for cell in wanted}
+            if odd := [name for name in asked or () if name not in have]:
+                raise ValueError(f"figure {args.figure} has no {kind} {odd[0]}")
         cells = [c for c in wanted if all(v is None or getattr(c, k) in v for k, v in only.items())]
         if not cells:
-            asked = ", ".join(f"{k} {' '.join(v)}" for k, v in only.items() if v)
-            raise ValueError(f"figure {args.figure} has no cells of {asked}")
+            told = ", ".join(f"{k} {' '.join(v)}" for k, v in only.items() if v)
+            raise ValueError(f"figure {args.figure} has no cells of {told}")
     else:
         cells = curves.figure(
             args.data, profiles.profile(args.profile), recipes=args.recipe, attacks=args.attack,

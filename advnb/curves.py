@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import checks
+from . import checks, fonts
 from .attacks import Attack
 from .checks import brief, existing, whole
-from .data import cache_folder, load
+from .data import cache_folder, find, load
+from .downloads import KNOWN
+from .files import load_arrays
 from .fonts import unseen_faces
 from .learned import SHIPPED
 from .minimal import CarliniWagner
@@ -85,8 +87,9 @@ def grid(
     profile's; never more images than the test set has. ValueError for more training images than
     there are."""
     cells, (have, most) = [], load(data).sizes
+    n, seeds = [whole("n", size, 1) for size in n], [whole("seed", seed) for seed in seeds]
     for recipe, size, seed, attack in product(recipes, n, seeds, attacks):
-        if whole("n", size, 1) > have:
+        if size > have:
             raise ValueError(f"n must be at most {have:,}, all training images; got {size:,}")
         base, _, form = attack.rpartition("-") if attack not in BASE else (attack, "", "")
         images, starts = SIZES.get(base, (1, 1))  # an unknown name is told by its Cell
@@ -138,8 +141,10 @@ def run(
     workers: int = 1,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Sweep the cells on this machine; the trained models lie in the cache too. On an NVIDIA GPU
-    the models that differ in their seeds alone are trained together."""
+    """Sweep the cells on this machine: `sweep`'s table, a row a cell. The trained models lie in the
+    folder `cache` too (default: the user's own). `device` is "cpu", "cuda" or "mps"; on an NVIDIA
+    GPU the models that differ in their seeds alone are trained together. ValueError for no such
+    device, OSError where the cache cannot be written."""
     checks.device(device)  # told once, not for every cell
     workers = whole("workers", workers, 1)
     folder = Path(cache) if cache is not None else cache_folder() / "sweep"
@@ -159,7 +164,7 @@ def run(
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean over the seeds, its 95 % interval (Student's t) and their number, for every strategy,
-    attack and n. The interval is NaN for a single seed."""
+    attack and n. The interval is NaN for a single seed. A cell that is there twice counts once."""
     import pandas as pd
     from scipy.stats import t
 
@@ -168,7 +173,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     done = table[table.error.fillna("") == ""] if "error" in table else table
     if done.empty:
         return pd.DataFrame(columns=[*same, "value", "low", "high", "seeds"])
-    rows = done.groupby(same, sort=False).value
+    rows = done.drop_duplicates([*same, "seed"]).groupby(same, sort=False).value
     mean, count, spread = rows.mean(), rows.count(), rows.std()
     half = spread / count**0.5 * t.ppf(0.975, (count - 1).where(count > 1))
     low, high = (mean - half).clip(lower=0), (mean + half).clip(upper=1)
@@ -188,11 +193,36 @@ def printed(figure: str = "curves") -> pd.DataFrame:
 
 
 VERSION = 1
+ATLAS = "3e68ce710d4c1cd07df9e3480fff9369d1d28f7816ac9f342e88c81bbba53721"  # SHA-256 of FONTS'
 
 
-def _sha256(path: str) -> str:
-    with open(existing(path), "rb") as file:
+def _own(name: str) -> Path | None:
+    """The file of a set that its name does not tell: an .npz, another atlas than the one that
+    ships, a known set with another number of images."""
+    if name.endswith(".npz"):
+        return Path(name)
+    if name.startswith("fonts"):
+        return None if _sha256(*_stamp(fonts.ATLAS)) == ATLAS else fonts.ATLAS
+    path = find(name) if name in KNOWN else None
+    return path if path and _sizes(*_stamp(path)) != KNOWN[name].sizes else None
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """A file as of now: it is asked for with every cell, and read when it has changed."""
+    found = existing(path).absolute()
+    return found, found.stat().st_mtime_ns, found.stat().st_size
+
+
+@lru_cache(maxsize=100)
+def _sha256(path: Path, *stamp: int) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=100)
+def _sizes(path: Path, *stamp: int) -> tuple[int, int]:
+    labels = load_arrays(path, ("train_y", "test_y"))
+    return len(labels["train_y"]), len(labels["test_y"])
 
 
 @dataclass(frozen=True)
@@ -212,8 +242,8 @@ class Measure:
     def version(fields: Mapping[str, Any]) -> Any:
         """What decides a result beside the cell's fields. To change where a name above comes to
         mean another thing."""
-        name = str(fields["data"])
-        return [VERSION, _sha256(name)] if name.endswith(".npz") else VERSION
+        path = _own(str(fields["data"]))
+        return VERSION if path is None else [VERSION, _sha256(*_stamp(path))]
 
     def __call__(self, cell: Cell) -> Rate:
         base = cell.attack.removesuffix("-unseen")

@@ -29,12 +29,13 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Known:
-    """A set that can be downloaded: `room` is the GB that this takes at its height, `servers`
-    those of which one must answer."""
+    """A set that can be downloaded: `sizes` are its training and test images, `room` is the GB that
+    this takes at its height, `servers` those of which one must answer."""
 
     title: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
+    sizes: tuple[int, int]
     room: float
     fetch: Callable[[Path], Arrays]
     servers: tuple[str, ...]
@@ -146,20 +147,27 @@ SIGNS = (
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 KNOWN = {
     "mnist": Known(
-        "MNIST", DIGITS, GREY, 0.3, _attributes("MNIST"),
+        "MNIST", DIGITS, GREY, (60_000, 10_000), 0.3, _attributes("MNIST"),
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
     ),
     "fashion": Known(
-        "Fashion-MNIST", CLOTHES, GREY, 0.3, _attributes("FashionMNIST"),
+        "Fashion-MNIST", CLOTHES, GREY, (60_000, 10_000), 0.3, _attributes("FashionMNIST"),
         ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     ),
-    "emnist": Known("EMNIST digits", DIGITS, GREY, 4, _emnist, ("https://biometrics.nist.gov/",)),
-    "cifar10": Known(
-        "CIFAR-10", THINGS, COLOUR, 1, _attributes("CIFAR10"), ("https://www.cs.toronto.edu/",)
+    "emnist": Known(
+        "EMNIST digits", DIGITS, GREY, (240_000, 40_000), 4, _emnist,
+        ("https://biometrics.nist.gov/",),
     ),
-    "gtsrb": Known("GTSRB", SIGNS, COLOUR, 1.5, _gtsrb, ("https://sid.erda.dk/",)),
+    "cifar10": Known(
+        "CIFAR-10", THINGS, COLOUR, (50_000, 10_000), 1, _attributes("CIFAR10"),
+        ("https://www.cs.toronto.edu/",),
+    ),
+    "gtsrb": Known(
+        "GTSRB", SIGNS, COLOUR, (26_640, 12_630), 1.5, _gtsrb, ("https://sid.erda.dk/",)
+    ),
     "celeba": Known(
-        "CelebA", ("female", "male"), (3, 56, 48), 6, _celeba, ("https://drive.google.com/",)
+        "CelebA", ("female", "male"), (3, 56, 48), (182_637, 19_962), 6, _celeba,
+        ("https://drive.google.com/",),
     ),
 }  # fmt: skip
 

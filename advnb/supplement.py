@@ -28,7 +28,8 @@ def cells(figure: str, n: Sequence[int] = SIZES, seeds: Sequence[int] = SEEDS) -
 
 def beside(figure: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The mean over seeds of every printed point of a figure that was measured, its 95 % interval
-    and `printed`: what a sweep's `table` has, or else what ships."""
+    and `printed`: what a sweep's `table` has, or else what ships. A row for each number of images,
+    restarts and epochs that a point was measured with."""
     import pandas as pd
 
     same = ["model", "recipe", "attack", "n"]
@@ -36,7 +37,8 @@ def beside(figure: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         table = pd.concat([shipped("fonts"), shipped("supplement")])
     found = summary(table[table.data == "fonts"])
     theirs = _told(figure)[[*same, "value"]].rename(columns={"value": "printed"})
-    return found[[*same, "value", "low", "high", "seeds"]].merge(theirs, on=same, how="inner")
+    found = found[[*same, "images", "restarts", "epochs", "value", "low", "high", "seeds"]]
+    return found.merge(theirs, on=same, how="inner")
 
 
 def _told(figure: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -457,6 +458,58 @@ def test_versions_follow_an_own_set(tmp_path: Path) -> None:
         version({"data": str(tmp_path / "gone.npz")})
 
 
+def test_the_atlas_that_ships_is_the_known_one(tmp_path: Path) -> None:
+    """Else every key that ships would be another one's."""
+    assert hashlib.sha256(advnb.fonts.ATLAS.read_bytes()).hexdigest() == curves.ATLAS
+
+
+@pytest.mark.parametrize("name", ["fonts", "fonts-easy"])
+def test_versions_follow_the_atlas(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m advnb fonts build` may write another one."""
+    path, content = tmp_path / "fonts.npz", advnb.fonts.ATLAS.read_bytes()
+    monkeypatch.setattr(advnb.fonts, "ATLAS", path)
+    versions = []
+    for made in (content, content + b"1", content + b"2"):
+        path.write_bytes(made)
+        os.utime(path, ns=(1, len(versions)))  # two of them are of one size
+        versions.append(Measure.version({"data": name}))
+    assert versions[0] == curves.VERSION
+    assert versions[1] != versions[2]
+    assert versions[1:] == [[curves.VERSION, hashlib.sha256(content + c).hexdigest()]
+                            for c in (b"1", b"2")]  # fmt: skip
+
+
+def test_versions_follow_a_known_set_of_fewer_images(unkept: Path) -> None:
+    version = Measure.version
+    assert version({"data": "mnist"}) == curves.VERSION  # where it is not here yet
+    unkept.mkdir()
+    path = Path(own(unkept / "mnist.npz", side=28))
+    few = version({"data": "mnist"})
+    assert few == [curves.VERSION, hashlib.sha256(path.read_bytes()).hexdigest()]
+    own(path, seed=1, side=28)
+    assert version({"data": "mnist"}) not in (few, curves.VERSION)
+    arrays = {"train_y": np.zeros(60_000, np.uint8), "test_y": np.zeros(10_000, np.uint8)}
+    files.save_arrays(path, arrays, compress=True)  # as many as there are
+    assert version({"data": "mnist"}) == curves.VERSION
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10"])
+def test_whole_sets_have_their_known_sizes(name: str) -> None:
+    assert real(name).sizes == advnb.downloads.KNOWN[name].sizes
+    assert Measure.version({"data": name}) == curves.VERSION
+
+
+def test_a_file_is_read_once_for_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, reads = Cell(own(tmp_path / "mine.npz"), "CNN", "normal", 100, 0, "error", 20), []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: reads.append(a) or digest(*a))
+    keys = {sweeps.key(replace(cell, seed=s), Measure()) for s in range(50)}
+    assert len(keys) == 50
+    assert len(reads) == 1
+
+
 # --- sweeps of cells
 
 
@@ -540,6 +593,12 @@ def test_a_strategy_that_cannot_be_had_leaves_the_others(tmp_path: Path) -> None
 # --- summaries
 
 
+def test_a_cell_that_is_there_twice_counts_once() -> None:
+    """Of two sweeps' tables put together, say."""
+    table = measured([0.2, 0.4])
+    pd.testing.assert_frame_equal(curves.summary(pd.concat([table, table])), curves.summary(table))
+
+
 def measured(values: list[float], **fields: object) -> pd.DataFrame:
     row = {"data": "fonts", "model": "CNN", "recipe": "normal", "n": 250, "attack": "error",
            "images": 60, "restarts": 1, "epochs": 1, "error": "", **fields}  # fmt: skip
@@ -578,7 +637,7 @@ def test_summary_keeps_what_differs_apart() -> None:
     tables = [
         measured([0.5]), measured([0.3], n=1000), measured([0.1], recipe="regular"),
         measured([0.9], attack="regular"), measured([0.2], data="mnist"),
-        measured([0.6], model="MLP"), measured([0.7]),
+        measured([0.6], model="MLP"), measured([0.7]).assign(seed=1),
     ]  # fmt: skip
     short = curves.summary(pd.concat(tables))
     assert short.columns.tolist() == [
@@ -774,6 +833,15 @@ def test_grid_is_every_combination() -> None:
     assert {c.model for c in curves.grid("fonts", ["normal"], [250], [0], ["error"], "MLP")} == {
         "MLP"
     }
+
+
+def test_grid_takes_numpys_numbers() -> None:
+    """A cell is told by plain ones: numpy's would be refused once it runs."""
+    cells = curves.grid("fonts", ["normal"], np.array([250]), np.arange(2), ["error"])
+    assert cells == curves.grid("fonts", ["normal"], [250], [0, 1], ["error"])
+    assert {type(value) for cell in cells for value in (cell.n, cell.seed)} == {int}
+    with refused("^seed must be a whole number >= 0; got 0.5"):
+        curves.grid("fonts", ["normal"], [250], [0.5], ["error"])
 
 
 @pytest.mark.parametrize("profile", [None, PROFILES["paper"]], ids=["none", "paper"])

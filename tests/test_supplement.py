@@ -67,6 +67,15 @@ def test_beside_is_the_mean_and_the_printed_number() -> None:
     ]  # fmt: skip
 
 
+def test_beside_tells_points_of_other_sizes_apart() -> None:
+    """A trial on few images next to the whole run."""
+    whole, trial = row("normal", "regular", 0, 0.9), row("normal", "regular", 0, 0.5)
+    found = supplement.beside("variants", pd.DataFrame([whole, trial | {"images": 2, "epochs": 1}]))
+    assert found[["images", "restarts", "epochs", "value"]].to_numpy().tolist() == [
+        [10, 1, 20, 0.9], [2, 1, 1, 0.5],
+    ]  # fmt: skip
+
+
 def test_beside_l2_takes_models_trained_in_l2() -> None:
     table = pd.DataFrame([
         row("regular-l2", "regular-l2", 0, 0.6), row("regular", "regular-l2", 0, 0.9),
@@ -99,7 +108,14 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert main(["sweep", "fonts", "--figure", "l2", *narrow]) == 0
     assert {(c.recipe, c.attack) for c in asked[1]} == {("normal", "error")}
     assert main(["sweep", "fonts", "--figure", "models", "--model", "cnn"]) == 2
-    assert "figure models has no cells of model cnn" in capsys.readouterr().err
+    assert "figure models has no model cnn" in capsys.readouterr().err
+    for wrong, told in (
+        (["--recipe", "normal", "regullar"], "no recipe regullar"),  # however many others match
+        (["--attack", "eror", "error"], "no attack eror"),
+        (["--recipe", "normal", "--attack", "regular-cw", "--model", "CNN"], ""),
+    ):
+        assert main(["sweep", "fonts", "--figure", "l2", *wrong]) == (2 if told else 0)
+        assert told in capsys.readouterr().err
     assert main(["sweep", "mnist", "--figure", "l2"]) == 2
     assert "--figure is of fonts" in capsys.readouterr().err
 
