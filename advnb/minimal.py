@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .attacks import Attack, AttackResult
 from .checks import brief, number, whole
-from .doubts import check
+from .doubts import check, check_set
 from .models import device_of
 from .perturbations import STARTS, Norm, PerturbationSet, Pixels, Region, Start
 from .search import Search, margin
@@ -137,7 +137,7 @@ class CarliniWagner:
     @classmethod
     def printed(cls, set: PerturbationSet, seed: int = 0) -> CarliniWagner:
         """S's settings: lambda 1, kappa 1.5, 120 steps of 0.005 from one random start."""
-        return cls(set.norm, set=set, starts=("ball",), searches=1, steps=120, constant=1.0,
+        return cls("l2", set=set, starts=("ball",), searches=1, steps=120, constant=1.0,
                    confidence=1.5, lr=0.005, power=1, seed=seed)  # fmt: skip
 
     def __call__(self, model: nn.Module, split: Split) -> AttackResult:
@@ -146,6 +146,11 @@ class CarliniWagner:
         check(model, split)
         home, split = split, split.to(device_of(model))
         searched = self.set or Pixels(1.0, self.norm)
+        check_set(searched, model, split)
+        # one step, as the searches themselves are quiet: it tells of gradients that vanish
+        probe = Attack(searched, steps=1, start=self.starts[0], loss="margin",
+                       batch_size=self.batch_size)  # fmt: skip
+        next(Search(probe, model, split, generator(self.seed, 0), quiet=False).run())
         region = searched.region(split)
         find = partial(shrink, self) if self.norm == "linf" else self._minimise
         runs = [find(model, split, searched, region, number) for number in range(len(self.starts))]
@@ -167,9 +172,9 @@ class CarliniWagner:
         least, most = torch.zeros(n, device=device), torch.full((n,), math.inf, device=device)
         best, smallest = region.origin.clone(), torch.full((n,), math.inf, device=device)
         first = torch.full((n,), -1, dtype=torch.int64, device=device)
+        if not region.half.isfinite().all():
+            raise ValueError("the L2 attack needs a range with ends: bounds must be finite")
         for k in range(self.searches):
-            if not region.half.isfinite().all():
-                raise ValueError("the L2 attack needs a range with ends: bounds must be finite")
             moves = SquashedRegion(**vars(region), constant=constant, power=self.power)
             attack = Attack(
                 Moved(searched, moves), steps=self.steps, lr=self.lr, start=self.starts[number],

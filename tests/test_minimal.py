@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import advnb
 from advnb import Attack, AttackResult, OnManifold, Pixels, Split, zoo
 from advnb.minimal import CarliniWagner
 from advnb.perturbations import norms
+from advnb.search import AttackWarning
 from advnb.stats import generator
 from advnb.tones import ScaleShift
 from advnb.transport import Transport
@@ -279,6 +283,8 @@ def test_codes_stay_in_bounds(fonts: advnb.Dataset, model: nn.Module, letters: S
 
 def test_printed_form(fonts: advnb.Dataset, model: nn.Module, letters: Split) -> None:
     set_ = OnManifold(fonts.manifold, 0.3, "l2")
+    with refused("set must be one of norm l2"):
+        CarliniWagner.printed(Pixels(0.3))
     attack = CarliniWagner.printed(set_, seed=4)
     assert (attack.set, attack.norm, attack.seed) == (set_, "l2", 4)
     assert (attack.searches, attack.steps, attack.starts) == (1, 120, ("ball",))
@@ -544,7 +550,55 @@ def test_bad_within(wrong: Any, smallest: AttackResult) -> None:
         smallest.success_rate(within=wrong)
 
 
+# --- what is told
+
+
+class Changed(nn.Module):
+    """Another's outputs, changed."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.model(x))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_vanishing_gradients_are_told_once(norm: Any, model: nn.Module, letters: Split) -> None:
+    attack = CarliniWagner(norm, searches=2, steps=3)
+    masked = Changed(model, lambda out: out.round() + 0 * out).eval()
+    with pytest.warns(AttackWarning, match="gradient vanishes for 100% ") as told:
+        attack(masked, letters)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack(model, letters)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_sets_that_cannot_be_searched(norm: Any, model: nn.Module, letters: Split) -> None:
+    class Torn(Pixels):
+        def decode(self, code: Tensor, split: Split) -> Tensor:
+            return code.detach()
+
+    with refused(r"cut off from the code: remove detach\(\)"):
+        CarliniWagner(norm, set=Torn(1.0, norm))(model, letters)
+    with refused(r"cut off from the image: remove detach\(\)"):
+        CarliniWagner(norm)(Changed(model, Tensor.detach).eval(), letters)
+
+
 # --- what is refused
+
+
+def test_a_code_without_ends(fonts: advnb.Dataset, model: nn.Module, letters: Split) -> None:
+    ends = torch.full((6,), math.inf)
+    endless = SimpleNamespace(
+        bounds=(-ends, ends), encode=fonts.manifold.encode, decode=fonts.manifold.decode
+    )
+    with refused("needs a range with ends: bounds must be finite"):
+        CarliniWagner(set=OnManifold(endless, 0.3, "l2"))(model, letters)
 
 
 @pytest.mark.parametrize(
