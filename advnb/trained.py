@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,7 @@ def trained(run: Measure, about: str, k: str) -> nn.Module:
     leaves models, or trained, with those of `run.together` where they can be stacked."""
     cell = json.loads(about)
     data = load(cell["data"])
-    paths = {cell["seed"]: run.path(k)}
-    path = paths[cell["seed"]]
+    path, seeds = run.path(k), [cell["seed"]]
     if path is not None and path.exists():
         try:
             kept = _new(cell, data, run.device)
@@ -39,15 +39,11 @@ def trained(run: Measure, about: str, k: str) -> nn.Module:
             return kept.eval()
         except (DamagedFileError, RuntimeError):
             pass  # trained again
-    if path is not None:
-        for seed in run.together:  # what is there already needs no training
-            other = run.path(key(cell | {"seed": seed}, run))
-            if other is not None and not other.exists():
-                paths[seed] = other
-    if len(paths) > 1 and not _stackable(cell, data):
-        paths = {cell["seed"]: path}
-    seeds = list(paths)
-    checkpoint = path and path.with_suffix(f".{'-'.join(map(str, seeds))}.checkpoint")
+    if run.together and _stackable(cell, data):
+        seeds = _together(cell, run)
+    paths = {seed: run.path(key(cell | {"seed": seed}, run)) for seed in seeds}
+    first = paths[seeds[0]]
+    checkpoint = first and first.with_suffix(f".{'-'.join(map(str, seeds))}.checkpoint")
 
     def train(checkpoint: Path | None) -> list[Network]:
         networks = [_new(cell | {"seed": seed}, data, run.device) for seed in seeds]
@@ -71,7 +67,24 @@ def trained(run: Measure, about: str, k: str) -> nn.Module:
             save_tensors(path, model.state_dict(), **cell | {"seed": seed})
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)  # another process may have been at the same
-    return models[0]
+    return models[seeds.index(cell["seed"])]
+
+
+def _together(cell: dict[str, Any], run: Measure) -> list[int]:
+    """The seeds of a stack, in order: those of one that was killed, some of whose models may be
+    saved, or all that have no model yet."""
+    every, missing = sorted({cell["seed"], *run.together}), []
+    for seed in every:
+        path = run.path(key(cell | {"seed": seed}, run))
+        if path is None:  # the others' models would be lost
+            return [cell["seed"]]
+        for left in path.parent.glob(f"{path.stem}.*.checkpoint"):
+            seeds = [int(number) for number in re.findall(r"(?<!\d)-?\d+", left.suffixes[0])]
+            if cell["seed"] in seeds:
+                return seeds
+        if seed == cell["seed"] or not path.exists():
+            missing.append(seed)
+    return missing
 
 
 def _stackable(cell: dict[str, Any], data: Dataset) -> bool:

@@ -166,7 +166,7 @@ def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.Mon
     cell = Cell("fonts", "CNN", "normal", 200, 1, "error", 300, epochs=1)
     together = Measure(str(tmp_path), together=(0, 1, 2))
     rates = {seed: together(replace(cell, seed=seed)) for seed in (1, 0, 2)}
-    assert runs == [[1, 0, 2]]
+    assert runs == [[0, 1, 2]]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
     assert not list(tmp_path.glob("*.checkpoint"))
     for seed, rate in rates.items():
@@ -174,6 +174,36 @@ def test_seeds_of_a_curve_train_together(tmp_path: Path, monkeypatch: pytest.Mon
         assert rate.value == pytest.approx(alone.value, abs=0.05)  # rounding tips a few images
     assert len(set(rates.values())) == 3
     assert together(replace(cell, seed=3)) == Measure()(replace(cell, seed=3))
+    curves.trained.cache_clear()
+
+
+def test_a_stack_that_was_killed_between_two_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has learned is in its checkpoint: no step is trained twice, and none is left."""
+    cell = Cell("fonts", "CNN", "normal", 100, 0, "error", 20, epochs=1)
+    measure = Measure(str(tmp_path), together=(0, 1, 4))
+    save, saved = trained.save_tensors, []
+
+    def killed(path: Path, *args: object, **about: object) -> Path:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        return save(path, *args, **about)  # type: ignore[arg-type]
+
+    curves.trained.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "save_tensors", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure(replace(cell, seed=4))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("advnb.training._images", lambda *_: pytest.fail("trains again"))
+        rates = [measure(replace(cell, seed=seed)) for seed in (4, 0, 1)]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".safetensors"] * 3
+    curves.trained.cache_clear()
+    whole = Measure(str(tmp_path / "whole"), together=(0, 1, 4))
+    assert rates == [whole(replace(cell, seed=seed)) for seed in (4, 0, 1)]
     curves.trained.cache_clear()
 
 
