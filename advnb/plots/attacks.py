@@ -78,13 +78,19 @@ def histograms(
 
 
 def curves(
-    lines: Mapping[str, Sequence[float]], xlabel: str = "", ylabel: str = "", alt: str = ""
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str = "",
+    ylabel: str = "",
+    alt: str = "",
+    *,
+    x: Sequence[float] | None = None,
 ) -> Picture:
-    """One line a name, over 0, 1, 2, ...; names that have a colour keep it."""
+    """One line a name, over `x` or 0, 1, 2, ...; names that have a colour keep it."""
     figure = Picture(6, 2.8, alt)
     axes = figure.subplots()
     for name, values in lines.items():
-        axes.plot(range(len(values)), values, marker=".", label=name, color=COLOURS.get(name))
+        at = range(len(values)) if x is None else x
+        axes.plot(at, values, marker=".", label=name, color=COLOURS.get(name))
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
