@@ -82,9 +82,9 @@ class LatentFigure(LiveFigure):
         self.chart.set_title("class probabilities", fontsize=11)
         tracks = self.figure.add_axes((0.79, 0.1, 0.2, 0.72))
         n = len(self.names)
-        self.bands = tracks.barh(range(n), np.zeros(n), height=0.5, color="#d9d9d9")
+        self.bands = tracks.barh(range(n), np.zeros(n), height=0.7, color="#cccccc")
         (self.marks,) = tracks.plot([], [], "|", color="black", markersize=10)
-        (self.dots,) = tracks.plot([], [], "o", color=COLOURS["on-manifold"], markersize=7,
+        (self.dots,) = tracks.plot([], [], "o", color=COLOURS["on-manifold"], markersize=4,
                                    markeredgecolor="black")  # fmt: skip
         self.pull = tracks.quiver(
             np.zeros(n), np.arange(n), np.ones(n), np.zeros(n), color=COLOURS["success"],
