@@ -65,9 +65,11 @@ def histograms(
         )  # fmt: skip
         peaks[name] = int(np.argmax(heights)), float(np.max(heights))
     top = min(6 * min(peak for _, peak in peaks.values()), max(peak for _, peak in peaks.values()))
-    for name, (at, peak) in peaks.items():
-        if peak > top:  # a spike would flatten all others: cut off, with its height written beside
-            axes.text(bins[at + 1], top * 1.04, f" {name}: {peak:.0%}", va="top", fontsize=9)
+    # a spike would flatten all others: cut off, with its height written beside
+    spikes = {name: at for name, (at, peak) in peaks.items() if peak > top}
+    for row, (name, at) in enumerate(spikes.items()):
+        told = f" {name}: {peaks[name][1]:.0%}"
+        axes.text(bins[at + 1], top * (1.04 - 0.08 * row), told, va="top", fontsize=9)
     for name, (low, middle, high) in (paper or {}).items():
         axes.plot([low, high], [top * 1.15] * 2, color="black", lw=1)
         axes.plot(middle, top * 1.15, label=f"{name}, in the paper's figure", **PRINTED)

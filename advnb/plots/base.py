@@ -37,6 +37,7 @@ COLOURS = {
     "regular, from its twin": "#dd8452",
     "test images": "#4c72b0",
     "natural": "#4c72b0",
+    "moved": "#55a868",
     "on-learned": "#8172b3",
     "reconstruction": "#55a868",
     "random": "#8c8c8c",
