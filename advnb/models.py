@@ -258,10 +258,9 @@ def probe(model: nn.Module, split: Split, n: int = 8) -> Tensor:
 
 def shaped(output: Any, n: int) -> Tensor:
     """The output itself; ValueError unless it is logits of `n` images."""
-    floats = isinstance(output, Tensor) and output.is_floating_point()
-    if not floats or output.ndim != 2 or len(output) != n:
-        is_tensor = isinstance(output, Tensor)
-        what = f"{output.dtype} {list(output.shape)}" if is_tensor else type(output).__name__
+    tensor = isinstance(output, Tensor)
+    if not tensor or not output.is_floating_point() or output.ndim != 2 or len(output) != n:
+        what = f"{output.dtype} {list(output.shape)}" if tensor else type(output).__name__
         raise ValueError(f"a model must return logits [{n}, classes]; this one gave {what}")
     return output
 
