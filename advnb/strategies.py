@@ -73,6 +73,10 @@ RECIPES: dict[str, Make] = {
     "random-pixels": lambda data: noisy(searched(data, "regular")),
     "random-code": lambda data: noisy(searched(data, "on-true")),
     "random-learned-code": lambda data: noisy(searched(data, "on-learned"), within=LIMIT),
+    # ours: chance that reaches as far as the search, and as few attacked pixels as "regular+..."
+    "random-pixels-uniform": lambda data: noisy(searched(data, "regular"), start="uniform"),
+    "random-code-uniform": lambda data: noisy(searched(data, "on-true"), start="uniform"),
+    "regular-quarter": _against("regular", 0.25),
 }
 
 # What is measured: the error on test images, or an attack's success on them; "-l2" and "-cw" are
