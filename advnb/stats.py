@@ -145,18 +145,33 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     return Estimate(float(found.slope), found.slope - half, found.slope + half, len(x))
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
-    """Spearman's correlation with Bonett and Wright's (2000) interval; at least four pairs."""
-    from scipy.stats import spearmanr
-
+def rank_correlation(x: Sequence[float], y: Sequence[float], *beside: Sequence[float]) -> Estimate:
+    """Spearman's correlation with Bonett and Wright's (2000) interval; at least four pairs. With
+    others `beside` it, what is left at equal ranks of those (the partial correlation)."""
     x, y = _pairs(x, y, 4)
-    if len(set(x)) < 2 or len(set(y)) < 2:
+    n = len(x) - len(beside)
+    found = _partial([x, y, *(_pairs(other, y, 4)[0] for other in beside)]) if n > 3 else math.nan
+    if math.isnan(found):
         return Estimate(math.nan, -1.0, 1.0, len(x))
-    found = float(spearmanr(x, y).statistic)
     if abs(found) > 1 - 1e-12:  # the same order, or its reverse, up to rounding
         return Estimate(round(found), round(found), round(found), len(x))
-    middle, half = math.atanh(found), Z95 * math.sqrt((1 + found**2 / 2) / (len(x) - 3))
+    middle, half = math.atanh(found), Z95 * math.sqrt((1 + found**2 / 2) / (n - 3))
     return Estimate(found, math.tanh(middle - half), math.tanh(middle + half), len(x))
+
+
+def _partial(rows: Sequence[Sequence[float]]) -> float:
+    """Spearman's correlation of the first two rows at equal ranks of the others; NaN where one of
+    the two is constant, or follows from those."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(rows, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    pair, others = ranks[:2], ranks[2:].T
+    left = pair - (others @ np.linalg.lstsq(others, pair.T)[0]).T
+    a, b = np.linalg.norm(left, axis=1)
+    if min(a, b) < 1e-9 * len(others):
+        return math.nan
+    return float(left[0] @ left[1] / (a * b))
 
 
 def logistic(x: Sequence[float], hit: Sequence[float], *beside: Sequence[float]) -> Estimate:
@@ -171,7 +186,8 @@ def logistic(x: Sequence[float], hit: Sequence[float], *beside: Sequence[float])
     )
     unknown = Estimate(math.nan, -math.inf, math.inf, len(x))
     middle, width = columns.mean(1, keepdim=True), columns.std(1, keepdim=True)
-    if width.min() == 0 or y.min() == y.max():
+    level = width <= 1e-12 * columns.abs().amax(1, keepdim=True)  # up to the rounding of a mean
+    if level.any() or y.min() == y.max():
         return unknown
     rows = torch.cat([torch.ones_like(columns[:1]), (columns - middle) / width]).T
     b = rows.new_zeros(rows.shape[1])

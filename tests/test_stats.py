@@ -213,6 +213,21 @@ def test_the_rank_correlation_is_scipys_and_its_interval_the_bootstraps() -> Non
     assert (found.low, found.high) == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.02)
 
 
+def test_a_partial_rank_correlation_is_that_of_the_closed_form() -> None:
+    stream = torch.Generator().manual_seed(0)
+    x, y, z = torch.randn(3, 200, generator=stream)
+    a, b = x + z, y + 2 * z  # they have nothing in common but z
+    found = rank_correlation(a.tolist(), b.tolist(), z.tolist())
+    ab, az, bz = (float(spearmanr(*pair).statistic) for pair in ((a, b), (a, z), (b, z)))
+    assert ab > 0.4
+    assert found.value == pytest.approx((ab - az * bz) / ((1 - az**2) * (1 - bz**2)) ** 0.5)
+    assert found.low < 0 < found.high
+    assert found.n == 200
+    nothing = rank_correlation(a.tolist(), b.tolist(), b.exp().tolist())  # of the same order as b
+    assert math.isnan(nothing.value)
+    assert (nothing.low, nothing.high) == (-1, 1)
+
+
 def test_a_rank_correlation_of_constants_is_unknown() -> None:
     found = rank_correlation([1, 1, 1, 1], [1, 2, 3, 4])
     assert math.isnan(found.value)
@@ -266,6 +281,7 @@ def test_a_logistic_slope_beside_others_is_that_of_all_together() -> None:
         ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1]),  # parted by a value: no finite slope
         ([1, 2, 3, 4], [1, 1, 1, 1]),
         ([2, 2, 2, 2], [0, 1, 0, 1]),
+        ([0.1] * 24, [0, 1] * 12),  # the mean is not exactly 0.1
     ],
 )
 def test_a_logistic_slope_that_cannot_be_told(x: list[float], hit: list[float]) -> None:

@@ -23,25 +23,22 @@ def generalization(
 ) -> Picture:
     """S's Fig. 5 and 6: a line a strategy, over the number of training images or against another
     measure ("error" say), from `curves.summary` tables. Bands are intervals over seeds, stars
-    `own` models, open diamonds the `paper`'s printed numbers. Against another measure the ends of a
-    line say their number of training images, unless it is flat or another's end is there."""
+    `own` models, open diamonds the `paper`'s printed numbers; errors over n stand on a log scale.
+    Against another measure the ends of the first line that is not flat say their n."""
     figure = Picture(7.6, 3.6, alt)
     axes = figure.subplots()
-    told: list[tuple[float, float]] = []  # where a number of images stands already
+    told = against == "n"  # the numbers of images: of one line, they are the same for all
     for recipe, part in _measures(shown, attack, against).groupby("recipe", sort=False):
         colour, mark = COLOURS.get(str(recipe), COLOURS["random"]), MARKS.get(str(recipe), "o")
         axes.plot(part.x, part.value, marker=mark, markersize=5, color=colour, label=recipe)
         if against == "n":
-            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
-        elif part.value.max() - part.value.min() > 0.1:
-            sized = part.dropna(subset=["n", "x"]).sort_values("n")
+            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
+        elif not told and part.value.max() - part.value.min() > 0.1:
+            sized, told = part.dropna(subset=["n", "x"]).sort_values("n"), True
             ends = sized[["n", "x", "value"]].iloc[[0, -1] if len(sized) else []]
             for n, x, y in ends.to_numpy(float).tolist():
-                if any(abs(x - u) < 0.05 and abs(y - v) < 0.08 for u, v in told):
-                    continue
-                told.append((x, y))
                 axes.annotate(
-                    f"{n:,.0f}", (x, y), (0, 6), textcoords="offset points", fontsize=8,
+                    f"N = {n:,.0f}", (x, y), (0, 7), textcoords="offset points", fontsize=8,
                     color=colour, ha="center",
                 )  # fmt: skip
         for table, style in ((paper, OPEN), (own, OWN)):
@@ -56,6 +53,11 @@ def generalization(
         axes.set_xscale("log")
         sizes = [n for n in sorted(set(shown.n)) if n in (250, 1000, 5000, 10_000, 40_000)]
         axes.set_xticks(sizes, [f"{n:,.0f}" for n in sizes])
+        if attack == "error":
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if low <= tick <= high]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set(xlabel=NAMES.get(against, against), ylabel=NAMES.get(attack, attack))
     axes.spines[["top", "right"]].set_visible(False)
