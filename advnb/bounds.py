@@ -34,6 +34,19 @@ def standing(right: Tensor, fooled: Tensor, sure: Tensor) -> Tensor:
     return torch.where(right, found, 3)
 
 
+def within(attack: object, eps: float) -> Attack:
+    """The attack with another radius, as margins and certificates know L-infinity alone. ValueError
+    unless it is an Attack on pixels in that norm: its set would be replaced unasked."""
+    if not isinstance(attack, Attack):
+        raise ValueError(f"attack must be an Attack or None; got {brief(attack)}")
+    if not isinstance(attack.set, Pixels) or attack.set.norm != "linf":
+        raise ValueError(
+            f"the radius is of pixels in L-infinity: take Attack(Pixels({eps:g})); "
+            f"got {brief(attack.set)}"
+        )
+    return replace(attack, set=Pixels(eps))
+
+
 def attacked_margins(
     model: nn.Module, split: Split, eps: float, attack: Attack | None = None
 ) -> Tensor:
@@ -43,16 +56,15 @@ def attacked_margins(
     By default 20 steps of PGD on the margin itself.
     """
     number("eps", eps, "a number in [0, 1]", lambda v: 0 <= v <= 1)
-    if attack is not None and not isinstance(attack, Attack):
-        raise ValueError(f"attack must be an Attack or None; got {brief(attack)}")
+    if attack is not None:
+        attack = within(attack, eps or 1.0)  # within 0 it is not run
     images = [split]
     if eps > 0:
         attack = attack or Attack(
             Pixels(eps), steps=20, lr=eps / 8, optimizer="sign", start="uniform", loss="margin",
             keep="strongest",
         )  # fmt: skip
-        found = replace(attack, set=Pixels(eps))(model, split)
-        images += [split.with_x(x) for x in found.x]
+        images += [split.with_x(x) for x in attack(model, split).x]
     least = torch.stack([-margin(logits(model, one), one.y) for one in images]).amin(0)
     return least.to(widest(least.device))
 

@@ -27,6 +27,7 @@ STEP = 0.01  # of the differences that stand in for derivatives, in a decoder of
 KINDS = ("flow", "vaegan")  # the first is the default
 FEW = 500  # codes that are decoded with all classes side by side; more, class after class
 SHARED = "flow-shared"  # one model for all classes
+ABOUT = {"kind", "title", "classes", "shape", "width", "kernel", "couplings", "shared", "networks"}
 SHIPPED = {"fonts": (*KINDS, SHARED), "mnist": KINDS, "fashion": KINDS}
 
 
@@ -71,6 +72,8 @@ class LearnedManifold:
         """What `save` wrote. DamagedFileError for anything else."""
         tensors, about = load_tensors(path)
         try:
+            if lacking := ABOUT - about.keys():
+                raise KeyError(str(lacking))
             stacked = {k: t.float() for k, t in tensors.items() if k not in ("low", "high")}
             networks = []
             for row in range(about["networks"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import shutil
@@ -81,7 +80,8 @@ def compare(data: Dataset, folder: str | os.PathLike, *, seeds: int = 3) -> pd.D
         if not path.exists():
             make(data, settings, path)
         manifold = LearnedManifold.read(path)
-        found = manifold.about["measured"]
+        # a file of `train` alone has no measures
+        found = manifold.about.get("measured") or measure(manifold, data)
         row = {key: manifold.about[key] for key in ("kind", "parameters", "minutes", "data")}
         row |= {"seed": seed, "steps": settings.steps}
         rows.append(row | pd.json_normalize(found).iloc[0].to_dict())
@@ -103,14 +103,11 @@ def make(data: Dataset, settings: Settings, path: str | os.PathLike) -> LearnedM
     if not isinstance(path, str | os.PathLike) or Path(path).is_dir():
         raise ValueError(f"path must name a file; got {brief(path)}")
     path = Path(path)
-    told = hashlib.sha256(repr(settings).encode()).hexdigest()[
-        :8
-    ]  # others begin in a place of theirs
+    told = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]  # others have their own place
     checkpoint = path.with_name(f".{path.name}.{told}.parts")
     trained = train(data.train(), settings, checkpoint=checkpoint).save(checkpoint / path.name)
     manifold = LearnedManifold.read(trained)  # in half precision, as others will have it
     manifold.about["measured"] = measure(manifold, data)
     manifold.save(path)
-    for parts in path.parent.glob(f".{glob.escape(path.name)}.*.parts"):
-        shutil.rmtree(parts)
+    shutil.rmtree(checkpoint)
     return manifold

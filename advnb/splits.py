@@ -25,7 +25,7 @@ class Split:
     become floats then, so that parts of a large set cost only themselves.
 
     Raises ValueError for wrong shapes or dtypes, NaN, pixels outside [0, 1], negative labels,
-    and where nothing is left.
+    parts on several devices, and where nothing is left.
     """
 
     def __init__(
@@ -54,13 +54,18 @@ class Split:
             raise ValueError("x holds NaN: clean the images first")
         if low < 0 or high > 1:
             raise ValueError(f"pixels must lie in [0, 1]; these reach from {low:g} to {high:g}")
+        for name, row in {"y": y, "z": z, "font": font}.items():
+            if row is None:
+                continue
+            if not isinstance(row, Tensor):
+                raise ValueError(f"{name} must be a tensor or None; got {type(row).__name__}")
+            rows = len(row) if row.ndim else 0
+            if rows != len(x):
+                raise ValueError(f"{name} has {rows} rows for {len(x)} images: one each")
+            if row.device != x.device:
+                raise ValueError(f"{name} is on {row.device}: move it to {x.device}, as x is")
         if (y < 0).any():
             raise ValueError(f"labels must be 0 or more; the smallest here is {y.min().item()}")
-        for name, row in {"z": z, "font": font}.items():
-            if row is not None and not isinstance(row, Tensor):
-                raise ValueError(f"{name} must be a tensor or None; got {type(row).__name__}")
-            if row is not None and len(row) != len(x):
-                raise ValueError(f"{name} has {len(row)} rows for {len(x)} images: one each")
         self.y, self.z, self.font, self.dataset = y, z, font, dataset
         self._x: Tensor | None = x
         self._gather: tuple[Tensor, Tensor] | None = None
@@ -85,28 +90,37 @@ class Split:
     @property
     def x(self) -> Tensor:
         """Images [N, C, H, W] in [0, 1]; gathered, decoded or converted on first use, then kept."""
-        if self._x is None:
-            if self._gather is not None:
-                pixels, rows = self._gather
-                self._x, self._gather = pixels[rows], None
-            else:
-                assert self.dataset is not None
-                assert self.dataset.manifold is not None
-                manifold, n = self.dataset.manifold, 5000  # at a time: grids are larger than images
-                parts = [self[start : start + n] for start in range(0, len(self), n)]
-                with torch.no_grad():
-                    images = [manifold.decode(manifold.encode(part), part) for part in parts]
-                self._x = torch.cat(images)
-        if self._x.dtype == torch.uint8:
+        gather, x = self._kept
+        if x is None and gather is not None:
+            pixels, rows = gather
+            x = pixels[rows]
+        elif x is None:
+            assert self.dataset is not None
+            assert self.dataset.manifold is not None
+            manifold, n = self.dataset.manifold, 5000  # at a time: grids are larger than images
+            parts = [self[start : start + n] for start in range(0, len(self), n)]
+            with torch.no_grad():
+                images = [manifold.decode(manifold.encode(part), part) for part in parts]
+            x = torch.cat(images)
+        if x.dtype == torch.uint8:
             # one float copy, never two: CIFAR-10's training set is 600 MB
-            x = self._x.to(torch.float32, memory_format=torch.contiguous_format)
-            self._x = x.div_(255)
-        return self._x
+            x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        self._x = x
+        self._gather = None
+        return x
+
+    @property
+    def _kept(self) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """What is to be gathered, and what is there. Panels' threads read a split at once: in this
+        order, as `x` sets the one before it clears the other, both cannot be missing."""
+        gather = self._gather
+        return gather, self._x
 
     @property
     def _stored(self) -> Tensor | None:
         """What `x` is a copy or a part of, [M, C, H, W]; None where it must be decoded."""
-        return self._gather[0] if self._gather is not None else self._x
+        gather, x = self._kept
+        return x if gather is None else gather[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,14 +195,13 @@ class Split:
             )
         z = None if self.z is None else self.z[rows]
         font = None if self.font is None else self.font[rows]
-        x, gather = None, None
-        if self._x is not None:
-            if isinstance(rows, slice):
-                x = self._x[rows]
-            else:  # copied only if somebody looks: an attack on FONTS codes never does
-                gather = (self._x, rows)
-        elif self._gather is not None:
-            gather = (self._gather[0], self._gather[1][rows])
+        x, (gather, kept) = None, self._kept
+        if kept is None:
+            gather = gather and (gather[0], gather[1][rows])
+        elif isinstance(rows, slice):
+            x, gather = kept[rows], None
+        else:  # copied only if somebody looks: an attack on FONTS codes never does
+            gather = (kept, rows)
         part = Split._of(y, z, font, self.dataset, x, gather)
         part._decoded = self._decoded
         return part

@@ -102,7 +102,7 @@ def train(
 
     `checkpoint` names a folder, in which every class keeps its state: a run that was killed goes
     on and ends with the same weights, bit for bit. Raises ValueError where the images are too
-    small, a class has none, or the training diverges.
+    small, a class has none, a flow is given a `beta`, or the training diverges.
     """
     if not isinstance(settings, Settings):
         raise ValueError(f'settings must be Settings, Settings("flow") say; got {brief(settings)}')
@@ -111,6 +111,8 @@ def train(
         raise ValueError(f"checkpoint must name a folder; got {brief(checkpoint)}")
     if not isinstance(split, Split) or split.dataset is None:
         raise ValueError(f"split must be one of a data set, data.train() say; got {brief(split)}")
+    if settings.kind == "flow" and settings.beta is not None:
+        raise ValueError("beta weighs the reconstruction of a VAE-GAN; a flow needs none: leave it")
     data, classes = split.dataset, len(split.dataset.classes)
     if min(data.shape[1:]) < 8:
         raise ValueError(f"images must be 8 pixels or more a side; these are {data.shape}")

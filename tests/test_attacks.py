@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import advnb
-from advnb import Attack, AttackWarning, Pixels, Split
-from advnb.perturbations import STARTS
+from advnb import Attack, AttackWarning, CarliniWagner, OnManifold, Pixels, Split
+from advnb.perturbations import STARTS, Manifold, Norm, Region, Start
 from advnb.stats import generator
 
 from .conftest import refused
@@ -464,6 +464,57 @@ def test_gray_is_the_middle_as_near_as_it_gets() -> None:
     region = Pixels(0.3).region(Split(x, torch.zeros(3, dtype=torch.int64)))
     start = region.start("gray", generator(0)).flatten()
     assert torch.allclose(start, torch.tensor([0.3, 0.5, 0.7]))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_range_of_no_width(norm: Norm, start: Start) -> None:
+    """Its coordinate stays; one that lies elsewhere only comes nearer, as far as eps allows."""
+    origin, low, high = torch.rand(6, 4, generator=generator(1)), torch.zeros(4), torch.ones(4)
+    origin[:3, 1] = low[1] = high[1] = 0.5
+    region, stream = Region.around(origin, 0.1, norm, low, high), generator(2)
+    code = region.start(start, stream)
+    for _ in range(4):
+        moved = code + 0.05 * region.ascend(torch.randn(6, 4, generator=stream))
+        code = region.project_(moved)
+        assert code.isfinite().all()
+        assert (code[:3, 1] == 0.5).all()
+        assert ((code - 0.5).abs() <= (origin - 0.5).abs())[3:, 1].all()
+        assert region.size(code.double()).max() <= 0.1
+
+
+class Pinned:
+    """A manifold on which the numbers of one image's code are free, or have one value."""
+
+    def __init__(self, manifold: Manifold, code: Tensor, free: Tensor) -> None:
+        self.manifold = manifold
+        low, high = (torch.where(free, edge, code) for edge in manifold.bounds)
+        self.bounds = low, high
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.manifold, name)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("free", [[False] * 6, [True] * 4 + [False, True]])
+@pytest.mark.filterwarnings("ignore::advnb.AttackWarning")
+def test_attacks_on_codes_that_cannot_move(
+    free: list[bool], norm: Norm, trained: nn.Module, fonts: advnb.Dataset
+) -> None:
+    split = fonts.test(40)
+    one = split[advnb.models.logits(trained, split).argmax(1) == split.y][0]
+    manifold = Pinned(fonts.manifold, one.z[0], torch.tensor(free))
+    on = OnManifold(manifold, 0.3, norm)
+    attacks: list[Attack | CarliniWagner] = [
+        Attack(on, steps=4, lr=0.1, optimizer=optimizer, start=start, keep="strongest")
+        for optimizer in ("adam", "sign")
+        for start in STARTS
+    ]
+    for attack in [*attacks, CarliniWagner(norm, set=on, searches=2, steps=3)]:
+        result = attack(trained, one)
+        assert result.change.isfinite().all()
+        assert (result.change[..., ~torch.tensor(free)] == 0).all()
+        assert any(free) or not result.success.any()
 
 
 # --- options

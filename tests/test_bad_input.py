@@ -154,7 +154,7 @@ def made(here: Path) -> Path:
         weights = advnb.models.CNN(number).state_dict()
         save_tensors(here / f"{name}.safetensors", weights)
         about = {"name": name, "network": "CNN", "shape": [1, 28, 28], "classes": 10}
-        about["checksum"] = files.digest(weights)
+        about |= {"checksum": files.digest(weights), "measured": {}, "note": ""}
         (here / f"{name}.json").write_text(json.dumps(about))
     return here
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import advnb
 from advnb import blindspots, sweeps, zoo
@@ -114,3 +118,70 @@ def test_what_ships_is_of_the_models_that_ship() -> None:
             for row in rows.to_dict("records"):
                 cell = runs.Column(*(row[name] for name in fields))
                 assert row["key"] == sweeps.key(cell, runs.Measure())
+
+
+def test_what_ships_is_not_told_of_a_network_that_was_trained_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ships, asked, card = sweeps.shipped("blindspots"), [], zoo.card
+
+    def run(cells: list[str], **settings: Any) -> pd.DataFrame:
+        asked.append((cells, settings))
+        return ships[:2]
+
+    monkeypatch.setattr(runs, "wanted", lambda model, attack: [model, attack])
+    monkeypatch.setattr(runs, "run", run)
+    assert len(runs.measured("mnist-wrm")) == len(runs.measured("fashion-madry")) == 5
+    monkeypatch.setattr(zoo, "card", lambda name: card(name) | {"checksum": "of other weights"})
+    assert len(runs.measured("fashion-madry")) == 5, "which cannot be told"
+    assert not asked
+    assert len(runs.measured("mnist-wrm", device="cuda")) == 2
+    assert asked == [(["mnist-wrm", "cw"], {"device": "cuda"})]
+
+
+@pytest.mark.usefixtures("weak")
+def test_columns_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shift = runs.shifted
+
+    def below(alphas: float) -> pd.DataFrame:
+        """Two columns, of which those of smaller alphas fail."""
+
+        def broken(split: advnb.Split, alpha: float, beta: float) -> advnb.Split:
+            if alpha < alphas:
+                raise OSError("no room")
+            return shift(split, alpha, beta)
+
+        monkeypatch.setattr(runs, "shifted", broken)
+        return runs.run(runs.wanted(FONTS, 4)[:2], cache=tmp_path, progress=False)
+
+    for alphas, count in ((2, 2), (1, 1)):
+        with refused(f"^{count} of 2 columns failed: OSError: no room$"):
+            runs.as_table(below(alphas))
+    done = below(0)
+    assert len(runs.as_table(done)) == 2
+    done.to_csv(tmp_path / "table.csv", index=False)  # where no error is NaN
+    assert len(runs.as_table(pd.read_csv(tmp_path / "table.csv"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [(5, [0.012, 0.02, 0.03, 0.04, 0.048]), (9, [0.014, 0.03, 0.05, math.inf, math.inf]),
+     (10, [0.0145, 0.0325, math.inf, math.inf, math.inf])],
+)  # fmt: skip
+def test_quantiles_where_nothing_fools_some_images(
+    images: int, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = torch.full((2, images), math.inf)
+    sizes[1, :5] = torch.arange(1, 6) / 100
+    right = torch.ones(images, dtype=torch.bool)
+
+    class Fake:
+        starts = ("noise", "gray")
+
+        def __call__(self, *_: object) -> SimpleNamespace:
+            return SimpleNamespace(distances=sizes, correct=right)
+
+    monkeypatch.setattr(runs, "CarliniWagner", lambda norm: Fake())
+    made = runs.Measure()(runs.Column(FONTS, 1.0, 0.0, images))
+    found = [made[f"norm_{q}"] for q in (5, 25, 50, 75, 95)]
+    assert found == pytest.approx(expected)

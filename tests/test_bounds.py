@@ -124,6 +124,9 @@ def test_bad_input() -> None:
             attacked_margins(model, split, eps)  # type: ignore[arg-type]
     with refused("attack must be an Attack or None"):
         bounds.bracket(model, split, 0.1, 0.1)  # type: ignore[arg-type]
+    for eps in (0, 0.1):
+        with refused("of pixels in L-infinity: take Attack"):
+            attacked_margins(model, split, eps, Attack(Pixels(0.1, "l2")))
     with refused("one image is needed, test\\[:1\\] say"):
         growth(model, split, [0.1])
     with refused("one image is needed"):

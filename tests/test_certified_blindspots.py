@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import advnb
-from advnb import Attack, Pixels, Split, blindspots, certify, plots, stats
+from advnb import Affine, Attack, Pixels, Split, blindspots, certify, plots, stats
 from advnb.blindspots import certified_table, robust_limits, separation, shifted
 from advnb.relaxations import Inner
 
@@ -171,6 +171,12 @@ def test_images_that_can_be_held_and_that_cannot() -> None:
     assert split.y[k] != split.y[other]
 
 
+def test_images_exactly_on_the_limit() -> None:
+    x = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1)
+    assert (x[1] - x[0]).item() > 0.2  # as float32 has it
+    assert robust_limits(Split(x, torch.tensor([0, 1])), [0.1999, 0.2]).bound.tolist() == [1, 0.5]
+
+
 def test_among_others_and_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     split, among = images(7, (1, 3, 3), 2), images(40, (1, 3, 3), 4, seed=1)
     monkeypatch.setattr(blindspots.corner, "CELLS", 30)
@@ -229,8 +235,12 @@ def test_bad_input() -> None:
     assert list(zip(default.alpha, default.beta)) == blindspots.columns(split)
     with refused("inner must be one of"):
         certified_table(model, split, 0.1, inner="lp", progress=False)  # type: ignore[arg-type]
-    with refused("ratio 2 \\* eps / alpha must be a number >= 0"):
-        robust_limits(split, [-1])
+    for other in (Pixels(0.05, "l2"), Affine(0.1)):  # what would be replaced
+        with refused(r"of pixels in L-infinity: take Attack\(Pixels\(0.1\)\); got "):
+            certified_table(model, split, 0.1, attack=Attack(other), progress=False)
+    for ratio in (-1, np.inf, -np.inf, np.nan):
+        with refused("ratio 2 \\* eps / alpha must be a number >= 0"):
+            robust_limits(split, [1, ratio])
     with refused("a Split is needed"):
         robust_limits(split.x, [1])  # type: ignore[arg-type]
     with refused("images must be of one size"):

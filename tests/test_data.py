@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import advnb
-from advnb import Split
+from advnb import Split, splits
 from advnb.files import DamagedFileError
 
 from .conftest import refused
@@ -148,6 +155,7 @@ X, Y = torch.rand(4, 1, 3, 3, generator=advnb.stats.generator(1)), torch.arange(
         (X * 2, Y, r"\[0, 1\]"),
         (X - 0.5, Y, r"\[0, 1\]"),
         (X, Y - 1, "labels must be 0 or more"),
+        (X, Y.to("meta"), "y is on meta: move it to cpu"),
     ],
 )
 def test_bad_splits(x: object, y: object, match: str) -> None:
@@ -159,6 +167,11 @@ def test_bad_rows_of_a_split() -> None:
     for extra in ({"z": torch.zeros(3, 6)}, {"font": torch.zeros(5, dtype=torch.int64)}):
         with refused("rows for 4 images"):
             Split(X, Y, **extra)
+    for name in ("z", "font"):
+        with refused(f"{name} has 0 rows for 4 images: one each"):
+            Split(X, Y, **{name: torch.zeros(())})
+        with refused(f"{name} is on meta: move it to cpu, as x is"):
+            Split(X, Y, **{name: torch.zeros(4, 6, device="meta")})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -220,6 +233,54 @@ def test_parts_of_a_file_are_the_same_before_it_is_read_and_after(
     assert torch.equal(unread.to("cpu").x, first)
     assert torch.equal(part.x, unread[rows].x)
     assert part.x.is_contiguous()
+
+
+def interleaved(seed: int, calls: list[Callable[[], Any]]) -> list[Any]:
+    """What calls return in threads of which one at a time goes on, from one instruction of
+    splits.py to another, in an order that `seed` decides."""
+    stream, news, alive, turn = random.Random(seed), threading.Condition(), [*range(len(calls))], 0
+
+    def next_one() -> None:
+        nonlocal turn
+        turn = stream.choice(alive) if alive else -1
+        news.notify_all()
+
+    def run(k: int) -> Any:
+        def step(frame: Any, *_: Any) -> Any:
+            if frame.f_code.co_filename != splits.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            with news:
+                if stream.random() < 0.3:
+                    next_one()
+                assert news.wait_for(lambda: turn == k, 60)
+            return step
+
+        sys.settrace(step)
+        try:
+            return calls[k]()
+        finally:
+            sys.settrace(None)
+            with news:
+                alive.remove(k)
+                next_one()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, range(len(calls))))
+
+
+def test_threads_that_read_the_same_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **arrays())
+    data, rows = advnb.load(tmp_path / "own.npz"), [3, 1, 2]
+    ways: list[Callable[[Split], Any]] = [
+        lambda split: split.x, lambda split: split[:].x, lambda split: split[[0, 1, 2]].x,
+        lambda split: split.shape == data.shape and split.dtype == torch.float32 and split.x,
+    ]  # fmt: skip
+    expected = data.train().x[rows]
+    for seed in range(100):
+        split = data.train()[rows]
+        for x in interleaved(seed, [partial(way, split) for way in ways]):
+            assert torch.equal(x, expected), seed
 
 
 def test_a_network_takes_odd_sizes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import softmax
 
 import advnb
-from advnb import Attack, Pixels, Split, blindspots, plots, stats
+from advnb import Attack, OnManifold, Pixels, Split, blindspots, plots, stats
 from advnb.blindspots import auc, detect, shifted
 from advnb.embedding import pixels
 from advnb.models import CNN, logits
@@ -192,6 +192,9 @@ def test_bad_input(robust: CNN, fonts: advnb.Dataset) -> None:
         detect(robust, split, split, 0.9, 0, features=pixels)  # type: ignore[arg-type]
     with refused("attack must be an Attack or None"):
         detect(robust, split, split, 0.9, 0, attack="pgd")  # type: ignore[arg-type]
+    along = Attack(OnManifold(fonts.manifold, 0.3))  # it would attack the untouched images twice
+    with refused("have no code on the manifold: attack their pixels"):
+        detect(robust, split, split, 0.9, 0, attack=along)
     with refused("choose beta within valid_shift"):
         detect(robust, split, split, 0.9, 0.2)
     with refused("a Split is needed, use its .train"):
@@ -213,3 +216,10 @@ def test_histograms_show_what_is_below_zero() -> None:
     shares = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
     assert shares == pytest.approx([1, 1])
     assert axes.containers[1][0].get_x() == -3
+
+
+def test_curves_show_what_is_below_zero() -> None:
+    for values, low in (([0.5, 0.2], 0), ([float("nan"), 0.2], 0), ([0.5, -0.2], None)):
+        (axes,) = plots.curves({"one": values, "other": torch.tensor([0.1, 0.3])}).axes
+        bottom, top = axes.get_ylim()
+        assert bottom < min(values) < max(values) < top or bottom == low

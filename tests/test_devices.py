@@ -10,6 +10,7 @@ from torch import Tensor
 
 import advnb
 from advnb import Affine, Attack, OnManifold, Pixels
+from advnb.live import LatentPanel, close_all
 from advnb.manifolds import LearnedManifold
 from advnb.models import (
     CNN,
@@ -160,3 +161,19 @@ def test_certificates(fonts: advnb.Dataset, device: torch.device) -> None:
     here = advnb.certify.margins(model, split, 0.01)
     there = advnb.certify.margins(copy.deepcopy(model).to(device), split, 0.01)
     assert close(here, there, 1e-6)
+
+
+def test_the_latent_panel(fonts: advnb.Dataset, device: torch.device) -> None:
+    model, split = advnb.zoo.load("fonts-cnn-normal"), fonts.test(3)
+    codes = []
+    try:
+        for where in ("cpu", device):
+            panel = LatentPanel(copy.deepcopy(model).to(where), split.to(where), image=1)
+            panel.attack()
+            assert panel.settle(120)
+            assert panel.frame is not None, panel.message.value
+            assert panel.frame.complete
+            codes.append(torch.tensor(panel.frame.code))
+    finally:
+        close_all()
+    assert close(codes[0], codes[1], 1e-3)

@@ -9,10 +9,12 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import os
 import pickle
 import socket
 import struct
+import subprocess
 import sys
 import tarfile
 import threading
@@ -23,8 +25,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import numpy as np
@@ -40,7 +44,7 @@ from advnb.live import AttackPanel, BlindspotPanel
 from advnb.live.panel import Panel
 from advnb.perturbations import Pixels
 
-from .conftest import refused
+from .conftest import ROOT, refused
 from .test_data import arrays
 
 Files = dict[str, bytes]  # what a server gives, by name
@@ -681,6 +685,66 @@ def test_a_server_that_falls_silent_is_given_up(
     assert 0.4 < time.monotonic() - began < 5
     assert socket.getdefaulttimeout() is None, "what it was before"
     assert not list(unkept.iterdir())
+
+
+TWICE = """
+import json, sys
+from dataclasses import replace
+import torchvision
+import advnb
+from advnb import downloads
+server, sums = sys.argv[1], json.loads(sys.argv[2])
+downloads.KNOWN["fashion"] = replace(downloads.KNOWN["fashion"], servers=(server,))
+kind = torchvision.datasets.FashionMNIST
+kind.mirrors, kind.resources = [server], [*sums.items()]
+data = advnb.load("fashion")
+print(data.sizes, (255 * data.train().x.sum((1, 2, 3))).round().int().tolist())
+"""
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of Fashion-MNIST's files that gives each to two at a time."""
+    both = threading.Barrier(2)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = official("fashion").get(self.path[1:], b"")
+            if content:
+                both.wait(120)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        both.abort()
+        server.shutdown()
+        thread.join(10)
+
+
+def test_two_processes_that_fetch_the_same_set_at_once(meeting: str, unkept: Path) -> None:
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in official("fashion").items()}
+    command = [sys.executable, "-c", TWICE, meeting, json.dumps(sums)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    two = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]
+    try:
+        for one in two:
+            out, errors = one.communicate(timeout=300)
+            assert one.returncode == 0, errors
+            assert out == "(5, 2) [200, 13, 86, 57, 31]\n"
+    finally:
+        for one in two:
+            one.kill()
+    assert [path.name for path in unkept.iterdir()] == ["fashion.npz"], "and nothing else"
+    assert advnb.load("fashion").train().y.tolist() == [0, 3, 6, 7, 1]
 
 
 # --- no network

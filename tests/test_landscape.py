@@ -362,6 +362,12 @@ def test_a_picture_of_less(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("table", [pd.DataFrame(), made(lambda a, s: 1, lambda a, s: 1)[:0]])
+def test_a_picture_of_nothing(table: pd.DataFrame) -> None:
+    with refused("the table is empty: give blindspots.landscape's"):
+        plots.landscape(table)
+
+
 values = st.lists(st.integers(0, 40), min_size=2, max_size=5, unique=True)
 
 

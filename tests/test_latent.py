@@ -383,6 +383,27 @@ def test_a_control_that_moves_while_the_sliders_follow(panel: LatentPanel) -> No
     assert panel.frame.params["eta"] == 0.5
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"bogus": 1}, {"rotation": "a"}, {"eta": np.float32("nan")}, {"image": 1.5}]
+)
+def test_what_is_refused_changes_nothing(
+    panel: LatentPanel, gate: Callable[[], Gate], wrong: dict[str, Any]
+) -> None:
+    before = panel.params
+    with refused("bogus|must be"):
+        panel.submit(t_x=0.15, **wrong)
+    assert panel.params == before
+    door = gate()
+    press(panel, "Attack")
+    door.reached()
+    with refused("bogus|must be"):
+        panel.submit(t_x=0.15, **wrong)
+    door.open()
+    assert shown(panel).frame.status.startswith("step 40 of 40: ")  # nor does it end a walk
+    assert code_of(panel) == pytest.approx(panel.frame.code, abs=2e-6)
+    assert not any(panel.controls[name].disabled for name in LATENTS)
+
+
 def test_submitted_values_are_not_those_of_the_walk(
     panel: LatentPanel, gate: Callable[[], Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:

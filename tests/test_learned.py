@@ -43,7 +43,7 @@ from advnb.decoders import Decoders
 from advnb.files import DamagedFileError, load_tensors, save_tensors
 from advnb.fonts import LATENTS as LATENTS_OF_FONTS
 from advnb.fonts import RANGES
-from advnb.learned import SHIPPED, LearnedManifold
+from advnb.learned import KINDS, SHIPPED, LearnedManifold
 from advnb.projection import Found, Linearise
 from advnb.stats import generator
 from advnb.vaegan import Settings, train
@@ -413,7 +413,10 @@ def test_saved_and_read(tmp_path: Path) -> None:
     assert torch.equal(again.decode(z, split), read.decode(z, split))
 
 
-@pytest.mark.parametrize("damage", ["cut off", "changed", "words", "classifier", "missing", "odd"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut off", "changed", "words", "classifier", "missing", "odd", *sorted(learned.ABOUT)],
+)
 def test_files_that_hold_no_manifold(damage: str, tmp_path: Path) -> None:
     path = made().save(tmp_path / "m.safetensors")
     good, (tensors, about) = path.read_bytes(), load_tensors(path)
@@ -428,6 +431,8 @@ def test_files_that_hold_no_manifold(damage: str, tmp_path: Path) -> None:
     elif damage == "missing":
         del tensors["decoder.0.bias"]
         save_tensors(path, tensors, **about)
+    elif damage in about:
+        save_tensors(path, tensors, **{k: v for k, v in about.items() if k != damage})
     else:
         save_tensors(path, {**tensors, "more": torch.zeros(3, 1)}, **about)
     with refused(r"m\.safetensors .*(delete it|train it again)", DamagedFileError):
@@ -993,9 +998,14 @@ def test_other_settings_begin_in_a_place_of_theirs(
         stop_after(2, patch, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             quality.make(three, run, path)
-    assert len(list(tmp_path.iterdir())) == 1
+    (place,) = tmp_path.iterdir()
+    kept = {part.name: part.read_bytes() for part in place.iterdir()}
     made = quality.make(three, replace(run, seed=3), path)
     assert same_models(made, LearnedManifold.read(path))
+    # the first one may still run elsewhere
+    assert {left.name for left in tmp_path.iterdir()} == {path.name, place.name}
+    assert {part.name: part.read_bytes() for part in place.iterdir()} == kept
+    quality.make(three, run, path)
     assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
@@ -1019,6 +1029,8 @@ def test_a_weight_for_every_class(three: Dataset) -> None:
     mixed, same = (m._on(m.low) for m in nets)
     for k, equal in enumerate((False, True, False)):
         assert torch.equal(mixed[k].mean.weight, same[k].mean.weight) == equal
+    with refused("beta weighs the reconstruction of a VAE-GAN; a flow needs none"):
+        train(three.train(), Settings("flow", beta=2.0, **SMALL), progress=False)
     for beta in ((1.0, 2.0), (1.0,) * 4, ()):
         with refused("beta must be one number or 3, one a model"):
             train(three.train(), Settings("vaegan", beta=beta, **SMALL), progress=False)
@@ -1187,6 +1199,17 @@ def test_a_comparison_after_a_stop_before_the_measures(
             quality.compare(three, tmp_path, seeds=1)
     monkeypatch.setattr(quality, "measure", lambda *_: {"reconstruction": 0.5})
     assert len(quality.compare(three, tmp_path, seeds=1)) == 2
+
+
+def test_a_comparison_of_files_without_measures(
+    three: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in KINDS:  # as `train` leaves them, saved by hand
+        manifold = finished(three, Settings(kind), tmp_path / "m")
+        del manifold.about["measured"]
+        manifold.save(tmp_path / f"three-{kind}-0.safetensors")
+    monkeypatch.setattr(quality, "measure", lambda manifold, data: {"reconstruction": 0.25})
+    assert quality.compare(three, tmp_path, seeds=1).reconstruction.tolist() == [0.25, 0.25]
 
 
 # --- how far a letter is from all letters

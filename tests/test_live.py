@@ -34,6 +34,7 @@ from advnb.live.pointer import PointedImage
 from advnb.live.runner import Frame, Runner
 
 from .conftest import ROOT, real, refused
+from .test_data import arrays
 
 WAIT = 120  # seconds until a test gives up; nothing here is about speed
 PNG = b"\x89PNG"
@@ -345,7 +346,7 @@ def test_submit_refuses_an_unknown_control(panel: BlindspotPanel) -> None:
     assert panel.params == before
 
 
-@pytest.mark.parametrize("steps", [2.5, True])
+@pytest.mark.parametrize("steps", [2.5, True, np.float32(5.7), "5", float("inf")])
 def test_submit_refuses_half_a_step(panel: BlindspotPanel, steps: float) -> None:
     before = panel.params
     with refused("steps must be a whole number"):
@@ -354,10 +355,24 @@ def test_submit_refuses_half_a_step(panel: BlindspotPanel, steps: float) -> None
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta", "eps"])
-def test_submit_refuses_what_is_no_number(panel: BlindspotPanel, name: str) -> None:
+@pytest.mark.parametrize("value", [float("nan"), np.float32("nan"), "nan", "0.9", None, True])
+def test_submit_refuses_what_is_no_number(panel: BlindspotPanel, name: str, value: Any) -> None:
     before = panel.params
-    with refused(f"^{name} must be a finite number; got nan"):
-        panel.submit(**{name: float("nan")})
+    with refused(f"^{name} must be a finite number; got "):
+        panel.submit(**{name: value})
+    assert panel.params == before
+    shown(panel, alpha=0.8)
+
+
+def test_submit_takes_numbers_of_other_libraries(panel: BlindspotPanel) -> None:
+    panel.submit(steps=np.float32(3), alpha=np.float64(0.75))
+    assert (panel.params["steps"], panel.params["alpha"]) == (3, 0.75)
+
+
+def test_submit_refuses_a_choice_that_compares_with_none(panel: BlindspotPanel) -> None:
+    before = panel.params
+    with refused("cannot be set: .*model is one of"):
+        panel.submit(alpha=0.7, model=np.zeros(2))
     assert panel.params == before
     shown(panel, alpha=0.8)
 
@@ -373,6 +388,8 @@ def test_the_printed_numbers_are_of_such_a_model_and_radius() -> None:
         ({"model": "mnist-small-certified"}, mnist, None),
         ({"model": "fashion-wrm", "eps": 0.1}, fashion, ("wrm", "fashion")),
         ({"model": "mnist-cnn-normal"}, mnist, None),
+        ({"model": "mnist-small-certified", "eps": 0.1}, fashion, None),
+        ({"model": "fashion-wrm", "eps": 0.1}, mnist, None),
     ):  # fmt: skip
         expected = list(table[kind]) if kind else []
         assert panel._paper(mine | changed, split) == expected
@@ -633,6 +650,17 @@ def test_radius_and_size_come_from_data_and_profile(
     assert shown(BlindspotPanel(robust, plain, steps=1)).frame.complete
 
 
+def test_a_set_of_fewer_images_than_are_wanted(
+    robust: nn.Module, letters: advnb.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "mnist.npz", **arrays((28, 28), n=20))
+    monkeypatch.setenv("ADVNB_DATA", str(tmp_path))
+    panel = shown(BlindspotPanel(robust, letters, images=15, steps=1))
+    assert "15 images" in panel.message.value
+    assert shown(panel, data="mnist").frame.complete
+    assert "10 images" in panel.message.value, "all there are"
+
+
 # the blind-spot panel's map -----------------------------------------------------------------------
 
 
@@ -828,6 +856,32 @@ def test_an_error_of_the_map_is_shown_and_the_next_press_goes_on(
     press(mapped, "Map")
     assert shown(mapped).frame.complete
     assert land(mapped).known.all()
+
+
+def test_an_error_takes_the_map_of_other_values_off_the_page(
+    mapped: BlindspotPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str) -> advnb.Dataset:
+        raise ConnectionError("planted")
+
+    press(mapped, "Map")
+    assert alt(shown(mapped))
+    monkeypatch.setattr(blindspot_module, "load", gone)
+    mapped.submit(data="fonts-easy")
+    assert mapped.settle(WAIT)
+    assert mapped.frame is None
+    assert chart(mapped).value == mapped.view.value == ""
+    assert mapped._map.below(b"png") == b"png"
+    press(mapped, "Reset")
+    assert "9 of 9 pairs" in shown(mapped).message.value
+    assert "within ε = 0.05 of 12 images. " in alt(mapped)
+
+
+def test_a_map_that_reaches_beyond_the_slider_is_refused(
+    robust: nn.Module, letters: advnb.Split
+) -> None:
+    with refused(r"alphas must be 0\.5 or more, as the slider is; got 0\.3"):
+        BlindspotPanel(robust, letters, alphas=[0.3, 1.0])
 
 
 def test_a_page_without_a_kernel_has_the_map_as_well(
@@ -1041,6 +1095,19 @@ def test_curves_are_told_at_a_size(grid: pd.DataFrame) -> None:
     panel.close()
 
 
+def test_measures_without_a_place_come_last(grid: pd.DataFrame) -> None:
+    other = grid[grid.attack == "on-true"].assign(attack="regular-l2")
+    panel = CurvePanel(pd.concat([other, grid]))
+    measures = [value for _, value in panel.controls["measure"].options]
+    assert measures == ["error", "on-true", "regular-l2"]
+    panel.close()
+    panel = CurvePanel(other)
+    assert panel.settle(20)
+    assert panel.frame is not None
+    assert panel.frame.status.startswith("regular-l2 at 250 training images: normal 0.900")
+    panel.close()
+
+
 def test_curves_of_nothing(grid: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="the table is empty"):
         CurvePanel(grid[:0])
@@ -1056,6 +1123,24 @@ def test_where_the_points_of_a_curve_lie(grid: pd.DataFrame) -> None:
     (axes,) = plots.generalization(grid, "on-true", against="error").axes
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["on-true"].get_xydata().tolist() == [[pytest.approx(0.8), pytest.approx(1.0)]]
+
+
+def test_what_the_axes_of_the_curves_tell() -> None:
+    shipped = curves.summary(advnb.sweeps.shipped("fonts"))
+    main = shipped[shipped.recipe.isin(curves.FIGURE)]
+    (axes,) = plots.generalization(main).axes
+    assert axes.get_yscale() == "log"
+    told = [label.get_text() for label in axes.get_yticklabels()]
+    assert told == ["0.05", "0.1", "0.2", "0.5"], "where errors lie, and no further"
+    assert axes.get_ylim()[0] > 0.03
+    (axes,) = plots.generalization(main, "on-true").axes
+    assert axes.get_yscale() == "linear"
+    (axes,) = plots.generalization(main, "regular", against="error").axes
+    assert {text.get_text() for text in axes.texts} == {"N = 250", "N = 10,000"}
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+    steep = lines["regular"]
+    assert [text.xy[1] for text in axes.texts] == [max(steep), min(steep)], "not on a flat line"
+    assert min(lines["normal"]) > 0.95
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.3, 0.1, 0.005, 0.123])

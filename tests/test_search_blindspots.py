@@ -370,6 +370,16 @@ def test_defences_against_the_closed_form() -> None:
     assert list(listed.change) == ["gamma 1", "gamma 1.4"]
 
 
+def test_changes_that_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = advnb.blindspots.search
+    sized, size = [], module.size_of
+    monkeypatch.setattr(module, "size_of", lambda c, x: sized.append(c) or size(c, x))
+    split, models = grey(20), {"one": Middle(), "other": Middle(0.6)}
+    table = defences(models, split, (Gamma(by) for by in (1.0, 1.4)), ATTACK, progress=False)
+    assert list(table.change) == ["gamma 1", "gamma 1.4"] * 2
+    assert sized == [Gamma(1.0), Gamma(1.4)]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -171,7 +171,7 @@ def made(tmp_path: Path) -> Path:
         save_tensors(tmp_path / f"{name}.safetensors", weights)
         card = {
             "name": name, "network": "CNN", "shape": [1, 28, 28], "classes": 10,
-            "checksum": advnb.files.digest(weights),
+            "checksum": advnb.files.digest(weights), "measured": {}, "note": "",
         }  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps(card))
     return tmp_path
@@ -211,6 +211,18 @@ def test_swapped_models_with_their_cards(made: Path) -> None:
         shutil.copy(made / f"fonts-cnn-adversarial.{end}", made / f"fonts-cnn-normal.{end}")
     with refused("fonts-cnn-normal", DamagedFileError):
         zoo.load("fonts-cnn-normal", made)
+
+
+@pytest.mark.parametrize(
+    "field", ["name", "network", "shape", "classes", "checksum", "measured", "note"]
+)
+def test_cards_that_lack_something(made: Path, field: str) -> None:
+    path = made / "fonts-cnn-normal.json"
+    rest = {k: v for k, v in json.loads(path.read_text()).items() if k != field}
+    path.write_text(json.dumps(rest))
+    for look in (zoo.card, zoo.load):
+        with refused("not the card of fonts-cnn-normal: train the model again", DamagedFileError):
+            look("fonts-cnn-normal", made)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"network": "CNN"}'])

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..attacks import Attack
+from ..bounds import within
 from ..certify import certified
-from ..checks import brief, number
+from ..checks import number
 from ..perturbations import Pixels
 from ..relaxations import Inner, Method
 from ..splits import Split
@@ -35,7 +35,8 @@ def certified_table(
     progress: bool = True,
 ) -> pd.DataFrame:
     """What is proved and what is broken of scaled and shifted images: a row an (alpha, beta), by
-    default those that Z print for certified networks, as the radius (0.1) is.
+    default those that Z print for certified networks. `eps` is by default
+    `radius(split, "certified")`, 0.1 where they do.
 
     Columns, Rates but for the last: `accuracy`; within `eps`, and with the ending `_scaled` within
     alpha * eps, `robust`: right, and not fooled by `attack`; `certified`: right, and proved to stay
@@ -44,7 +45,8 @@ def certified_table(
     many images are both proved and fooled, in either radius, which must be 0. The first five count
     all images: the best possible attack would leave between `certified` and `robust`.
 
-    `attack`: an Attack, whose radius is replaced; PGD of 40 steps by default.
+    `attack`: an Attack on pixels in L-infinity, whose radius is replaced; PGD of 40 steps by
+    default.
     """
     import pandas as pd
     from tqdm.auto import tqdm
@@ -56,8 +58,7 @@ def certified_table(
     wanted = valid_pairs(split, pairs, "certified")
     if attack is None:
         attack = Attack(Pixels(eps), lr=eps / 10, optimizer="sign", start="uniform")
-    if not isinstance(attack, Attack):
-        raise ValueError(f"attack must be an Attack or None; got {brief(attack)}")
+    attack = within(attack, eps)
     rows = []
     for alpha, beta in tqdm(wanted, desc="(alpha, beta)", disable=not progress):
         images = shifted(split, alpha, beta)
@@ -68,7 +69,7 @@ def certified_table(
                 row |= {f"{name}_scaled": row[name] for name in PARTS}
                 continue
             held = certified(model, images, size, method=method, inner=inner)
-            right, fooled = _fooled(replace(attack, set=Pixels(size)), model, images)
+            right, fooled = _fooled(within(attack, size), model, images)
             found = (right & ~fooled, held, ~held, fooled[right])
             row |= {"accuracy": rate(right)}
             row |= {f"{name}{ending}": rate(part) for name, part in zip(PARTS, found)}

@@ -17,6 +17,7 @@ from ..models import checked, logits
 from ..splits import Split
 from ..stats import Estimate, Rate, wilson
 from .shift import shifted
+from .tables import on_images
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def detect(
     checked(model, split)
     if attack is not None and not isinstance(attack, Attack):
         raise ValueError(f"attack must be an Attack or None; got {brief(attack)}")
+    if attack is not None:
+        on_images(attack)
     if features is None:
         if not callable(getattr(model, "features", None)):
             raise ValueError(

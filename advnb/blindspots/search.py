@@ -130,10 +130,11 @@ def defences(
     for model in models.values():
         checked(model, split)
     attack = checked_attack(attack, split)
-    pairs = [(*a, *b) for a in models.items() for b in named(changes)]
+    sized = [(told, change, size_of(change, split.x)) for told, change in named(changes)]
+    pairs = [(*a, *b) for a in models.items() for b in sized]
     rows = []
-    for name, model, told, change in tqdm(pairs, desc="defences", disable=not progress):
-        row = {"defence": name, "change": told, "size": size_of(change, split.x)}
+    for name, model, told, change, size in tqdm(pairs, desc="defences", disable=not progress):
+        row = {"defence": name, "change": told, "size": size}
         rows.append(row | attacked(model, split, change, attack))
     return pd.DataFrame(rows)
 

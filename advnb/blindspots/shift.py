@@ -88,8 +88,9 @@ def _table(split: Split, defence: Defence) -> tuple[Printed, ...]:
 
 
 def radius(split: Split, defence: Defence = "adversarial") -> float:
-    """The L-infinity radius that the paper uses for the split's data set; 0.1 for certified
-    networks and those trained by WRM."""
+    """The L-infinity radius that the paper uses for the split's data set: 0.1 for certified
+    networks and those trained by WRM. Where it prints no table of these, of CIFAR-10 say, the one
+    for adversarially trained networks; 0.1 for data that it does not have."""
     if defence != "adversarial" and _table(split, defence):
         return 0.1
     return EPS.get(split.dataset.name if split.dataset else "", 0.1)

@@ -47,9 +47,13 @@ def table(
     rows = []
     if not isinstance(attack, Attack | CarliniWagner):
         raise ValueError(f"an Attack is needed, Attack(Pixels(0.3)) say; got {brief(attack)}")
-    if isinstance(attack, CarliniWagner) and attack.norm != "linf":
-        raise ValueError('the paper\'s radii are L-infinity: take CarliniWagner("linf")')
     on_images(attack)
+    known = attack.norm if isinstance(attack, CarliniWagner) else attack.set.norm
+    if known != "linf":  # neither the printed numbers nor alpha * eps would stand beside
+        raise ValueError(
+            "the paper's radii are L-infinity: take CarliniWagner('linf') or Attack(Pixels(0.3)); "
+            f"got {brief(attack)}"
+        )
     wanted = valid_pairs(split, pairs, defence)
     eps = radius(split, defence)
     for alpha, beta in tqdm(wanted, desc="(alpha, beta)", disable=not progress):

@@ -42,10 +42,11 @@ class CertificatePanel(Panel):
     (`certify.certified`), what an attack takes from it, and what neither can tell.
 
     `split` holds the images (the panel takes the first `images` of it, by default the profile's);
-    `eps` is the radius it starts from, by default the paper's for certified networks. `params`:
-    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines with intervals for
-    the hidden neurons, then PGD from the grey
-    image, one of Z's two starts. ValueError for a network that nothing can be proved of.
+    `eps` is the radius it starts from, by default `radius(split, "certified")`: the paper's for
+    certified networks, or of data that it has none of, for adversarially trained ones. `params`:
+    alpha, beta, eps. A frame of intervals comes first, then CROWN's lines with intervals for the
+    hidden neurons, then PGD from the grey image, one of Z's two starts. ValueError for a network
+    that nothing can be proved of.
     """
 
     def __init__(

@@ -37,8 +37,10 @@ class CurvePanel(Panel):
         if shown.empty:
             raise ValueError("the table is empty: give curves.summary of some cells")
         self._shown, self._own, self._paper = shown, own, paper
-        measured = set(shown.attack)
-        measures = [(NAMES.get(name, name), name) for name in ORDER if name in measured]
+        measured = dict.fromkeys(shown.attack)
+        known = [name for name in ORDER if name in measured]
+        names = dict.fromkeys([*known, *measured])  # those that have no place come last
+        measures = [(NAMES.get(name, name), name) for name in names]
         self.controls = {
             "strategy": widgets.Dropdown(
                 options=[ALL, *dict.fromkeys(shown.recipe)], description="strategy"

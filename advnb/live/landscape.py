@@ -96,6 +96,10 @@ class Map:
             self.png, self.alt = frame.map, frame.map_alt
             self.view.value = picture(self.png, self.alt)
 
+    def clear(self) -> None:
+        """Take the map off the page."""
+        self.png, self.alt, self.view.value = b"", "", ""
+
     def below(self, png: bytes) -> bytes:
         """A picture with the map below it, if that is shown."""
         from PIL import Image
@@ -125,7 +129,11 @@ class MapPanel(Panel):
     def __init__(
         self, rows: list[widgets.Widget], alphas: Sequence[float], shifts: Sequence[float]
     ) -> None:
-        self._map = Map(grid(alphas, shifts), self._pick)
+        cells, least = grid(alphas, shifts), self.controls["alpha"].min
+        if cells["alphas"][0] < least:  # a click there could not be followed
+            low = cells["alphas"][0]
+            raise ValueError(f"alphas must be {least:g} or more, as the slider is; got {low:g}")
+        self._map = Map(cells, self._pick)
         self._picked: tuple[float, float] | None = None
         super().__init__(rows, below=[self._map.view])
 
@@ -162,6 +170,8 @@ class MapPanel(Panel):
     def _show(self, frame: Frame | Exception) -> None:
         super()._show(frame)
         self._map.show(frame)
+        if self.frame is None:  # an error: the last map, as the last picture, is of other values
+            self._map.clear()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)

@@ -108,11 +108,11 @@ class LatentPanel(Panel):
         return None
 
     def submit(self, **params: Any) -> None:
-        self.runner.stop()  # a walk must not move what is being set
+        params = self._checked(params)  # of what is refused a walk is to know nothing
+        self.runner.stop()  # it must not move what is being set
         with self._following:
             for name in set(params).intersection(self.names):
-                if isinstance(params[name], int | float):  # else it will be refused
-                    self._give(name, params[name])
+                self._give(name, params[name])
         super().submit(**params)
 
     def constrain(self) -> None:
@@ -172,7 +172,7 @@ class LatentPanel(Panel):
             self._changed()
 
     def frames(self, params: Params) -> Iterator[Frame | None]:
-        one, eta, steps = self._split[params["image"]], params["eta"], STEPS
+        one, eta, steps = self._split[params["image"]].to("cpu"), params["eta"], STEPS
         if not params.get("attack"):
             low, high = (edge[None] for edge in self._manifold.bounds)
             code = torch.tensor([[params[name] for name in self.names]], dtype=one.dtype)

@@ -18,7 +18,7 @@ from typing import Any
 import ipywidgets as widgets
 from traitlets import TraitError
 
-from ..checks import brief
+from ..checks import brief, number
 from .runner import Frame, Params, Runner
 
 _open: weakref.WeakSet[Panel] = weakref.WeakSet()
@@ -75,23 +75,13 @@ class Panel(widgets.VBox):
         """Set controls by name, all at once, and start on the result.
 
         A number outside a slider's range is brought to its end. ValueError for a name or a
-        choice that does not exist: nothing is changed then.
+        choice that does not exist, or what is no number: nothing is changed then.
         """
-        unknown = set(params) - set(self.controls)
-        if unknown:
-            raise ValueError(
-                f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
-            )
-        for name, value in params.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number; got {value}")
-            counts = isinstance(self.controls[name], widgets.IntSlider)
-            if counts and isinstance(value, bool | float) and (value is True or value % 1):
-                raise ValueError(f"{name} must be a whole number; got {value}")
+        params = self._checked(params)
         before, self._quiet = self.params, True
         try:
             self._set(params)
-        except TraitError as error:
+        except (TraitError, ValueError) as error:
             self._set(before)
             may = [
                 f"; {name} is one of {brief([v for _, v in control._options_full])}"
@@ -104,6 +94,22 @@ class Panel(widgets.VBox):
             self._quiet = False
         self._posted = {}  # start again even where nothing has changed
         self._changed()
+
+    def _checked(self, params: Params) -> Params:
+        """The same, what is for a slider as a plain number; ValueError for a name that no control
+        has, and for what is no number: a slider would take texts, NaN and half steps."""
+        unknown = set(params) - set(self.controls)
+        if unknown:
+            raise ValueError(
+                f"no control is called {unknown.pop()!r}; there are {', '.join(self.controls)}"
+            )
+        checked = dict(params)
+        for name, value in params.items():
+            if isinstance(self.controls[name], widgets.IntSlider):
+                checked[name] = int(number(name, value, "a whole number", lambda v: v % 1 == 0))
+            elif isinstance(self.controls[name], widgets.FloatSlider):
+                checked[name] = number(name, value, "a finite number", math.isfinite)
+        return checked
 
     def _set(self, params: Params) -> None:
         with self._at_once():

@@ -93,7 +93,9 @@ def curves(
     for name, values in lines.items():
         at = range(len(values)) if x is None else x
         axes.plot(at, values, marker=".", label=name, color=COLOURS.get(name))
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if not any(value < 0 for values in lines.values() for value in values):
+        axes.set_ylim(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure

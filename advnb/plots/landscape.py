@@ -50,6 +50,8 @@ def landscape(
     in the colour of the printed success. `marker`: an (alpha, beta) to ring. `eps`: the attack's
     radius; below alpha = 2 eps it can make every image one grey, so nothing can be defended.
     """
+    if table.empty:
+        raise ValueError("the table is empty: give blindspots.landscape's, of one pair or more")
     alphas, shifts = (sorted(set(table[name])) for name in ("alpha", "shift"))
     success, accuracy = np.full((2, len(alphas), len(shifts)), np.nan)
     for row in table.to_dict("records"):

@@ -41,7 +41,8 @@ __all__ = [
 ]  # fmt: skip
 
 FOLDER = Path(__file__).parent
-FIELDS = {"name", "network", "shape", "classes", "checksum"}  # what `load` needs of a card
+# what `load` and the command need of a card
+FIELDS = {"name", "network", "shape", "classes", "note", "measured", "checksum"}
 
 
 def names() -> tuple[str, ...]:
