@@ -576,7 +576,7 @@ class Pointed(Panel):
         return (across - box["x"]) / box["width"], (down - box["y"]) / box["height"]
 
     def shows(self, image: int) -> None:
-        self.wait(f"test image {image}", lambda: f"Test image {image} of " in self.alt)
+        self.wait(f"test image {image}", lambda: f"Test image {image} shows " in self.alt)
         self.wait("the slider follows", lambda: self.value("image") == image)
 
 

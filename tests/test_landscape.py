@@ -336,7 +336,7 @@ def test_where_things_lie_in_the_picture() -> None:
     assert ring.get_xydata().tolist() == [[0.6, pytest.approx(-0.5)]]
     (grey,) = [line for line in axes.lines if "no defence" in str(line.get_label())]
     assert grey.get_xdata() == [0.6, 0.6]
-    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    told = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert told == [
         "accuracy 50.0 % to 100.0 %", "accuracy 99.0 %", "accuracy 95.0 % (hatched: less)",
         "α < 2 ε: no defence",
@@ -351,7 +351,7 @@ def test_a_picture_of_less(recwarn: pytest.WarningsRecorder) -> None:
     table = made(lambda a, s: 0.5, lambda a, s: 0.9)
     flat = plots.landscape(table)
     assert len(flat.axes[0].collections) == 1, "no contour where accuracy stays"
-    assert [t.get_text() for t in flat.axes[0].get_legend().get_texts()] == ["accuracy 90.0 %"]
+    assert [t.get_text() for t in flat.legends[0].get_texts()] == ["accuracy 90.0 %"]
     part = plots.landscape(table[(table.alpha > 0.6) | (table["shift"] == 0)])
     assert np.ma.getmaskarray(part.axes[0].collections[0].get_array()).sum() == 6
     one = plots.landscape(table[:1])

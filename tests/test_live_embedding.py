@@ -146,7 +146,7 @@ def test_pointing_picks_the_point_that_is_marked_there(make: Make) -> None:
         places = frame(panel).map.places
         assert (places[at] - places[image]).norm() < 0.01, "another point in the same place"
         assert frame(panel).params["image"] == at
-        assert f"Test image {at} of" in panel.frame.alt
+        assert f"Test image {at} shows" in panel.frame.alt
         ring, (x, y) = picture(panel), places[at].tolist()
         turn, radius = np.linspace(0, 2 * np.pi, 12, endpoint=False), np.array([[7], [7.8], [8.6]])
         rows, columns = y + radius * np.sin(turn), x + radius * np.cos(turn)
@@ -424,7 +424,7 @@ def test_the_page_and_the_paper_carry_picture_and_words(make: Make) -> None:
         (found,) = Alt(panel.view.value).images
         assert found["alt"] == panel.frame.alt
         assert str(found["src"]).startswith("data:image/png;base64,")
-        assert f"Test image {image} of" in panel.frame.alt
+        assert f"Test image {image} shows" in panel.frame.alt
     bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == panel.frame.alt
     assert panel.frame.png.startswith(PNG)
@@ -463,7 +463,7 @@ def test_images_from_nowhere_in_colour_of_many_classes() -> None:
     assert "30 training points (small, pale) and 25 test points of images" in panel.frame.alt
     assert "in pixels features" in panel.frame.alt
     shown(panel, colour="class", image=24, k=30 if 30 in module.OFFERED else 10)
-    assert "Test image 24 of 0," in panel.frame.alt
+    assert "Test image 24 shows 0," in panel.frame.alt
 
 
 def test_no_more_points_than_were_asked_for(make: Make) -> None:

@@ -226,7 +226,7 @@ class MapFigure(LiveFigure):
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_title("a click takes α and β there", fontsize=9, loc="right", color="#666666")
         self._ring = mark(axes, animated=True)
-        axes.legend(**LEGEND)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), **LEGEND)
         self.moving, self.still = [self._ring], None
         width, height = self.canvas.get_width_height()
         left, low, right, high = axes.bbox.extents

@@ -85,7 +85,7 @@ class Plane:
             outcome = "its adversarial example is being searched"
         alt = (
             f"{scene.title.replace(chr(10), ', ')}, coloured by {params['colour']}. Test image "
-            f"{at} of {true}, classified as {guess[0]}; {outcome}; {mean} training images in "
+            f"{at} shows {true}, classified as {guess[0]}; {outcome}; {mean} training images in "
             f"{features} features {_short(far[at].item())}; the nearest are {', '.join(names)}."
         )
         status = f"{words or todo}Test image {at}{', held' * params['hold']}: {told}."

@@ -105,7 +105,7 @@ def defences(table: pd.DataFrame, title: str = "", alt: str = "") -> Picture:
         ink = "white" if success > 0.6 else "black"
         axes.text(x, y - 0.12, f"{success:.0%}", ha="center", va="center", color=ink, fontsize=11)
         told = f"accuracy {row['accuracy'].value:.1%}"
-        axes.text(x, y + 0.28, told, ha="center", va="center", color=ink, fontsize=7)
+        axes.text(x, y + 0.28, told, ha="center", va="center", color=ink, fontsize=8)
     figure.suptitle(title, fontsize=12)
     axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
     axes.set_xticks(range(len(across)), across)

@@ -67,7 +67,10 @@ def plane(
         axes.scatter(u, v, s=4, color=colour, alpha=0.5, linewidths=0)
         axes.scatter(x, y, s=14, color=colour, edgecolors="black", linewidths=0.4, label=name)
     axes.set(xticks=[], yticks=[], title=title)
-    axes.legend(title="test images", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(
+        title="test images, ringed\n(training images: small)", frameon=False, loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )  # fmt: skip
     return figure
 
 

@@ -28,10 +28,7 @@ MARKER: dict[str, Any] = {
     "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black",
     "markeredgewidth": 2.2, "linestyle": "none", "clip_on": False, "path_effects": HALO,
 }  # fmt: skip
-LEGEND: dict[str, Any] = {
-    "ncols": 3, "frameon": False, "fontsize": 9, "loc": "upper center", "columnspacing": 1.0,
-    "bbox_to_anchor": (0.5, -0.15),
-}  # fmt: skip
+LEGEND: dict[str, Any] = {"ncols": 3, "frameon": False, "fontsize": 9, "columnspacing": 1.0}
 
 
 def landscape(
@@ -65,7 +62,7 @@ def landscape(
     if marker is not None:
         mark(axes).set_data([marker[0]], [shift_of(*marker)])
     axes.set_title(title)
-    axes.legend(**LEGEND)
+    figure.legend(loc="outside lower center", **LEGEND)
     return figure
 
 
