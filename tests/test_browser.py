@@ -33,6 +33,10 @@ VIEW = {"width": 1400, "height": 1000}
 BROKEN = re.compile(r"Error displaying widget|model not found|Error creating widget|Traceback")
 
 PANELS = {  # a cell each
+    "certificate": """
+from advnb.live import CertificatePanel
+CertificatePanel(advnb.zoo.load("fonts-small-certified"), advnb.load("fonts").test(12))
+""",
     "latent": """
 from advnb.live import LatentPanel
 LatentPanel(advnb.zoo.load("fonts-cnn-normal"), advnb.load("fonts").test(20), image=3)
@@ -386,6 +390,45 @@ def test_beta_can_be_moved_except_where_it_can_only_be_zero(live: tuple[Page, Pa
     panel.settled(1, 0)
     panel.wait("beta", lambda: not movable())
     assert not page.errors
+
+
+def test_certificates_by_key_and_button(browser: playwright.Browser, lab: str) -> None:
+    def settled(panel: Panel, alpha: float, beta: float) -> None:
+        text = f"alpha {alpha:g} and shifted by beta {beta:g},"  # it ends where all are fooled
+        panel.wait(text, lambda: text in panel.alt and re.search(r"step \d+ of 40", panel.alt))
+
+    def movable() -> bool:
+        return panel.slider("beta").locator(".noUi-target[disabled]").count() == 0
+
+    page, panel = opened(
+        browser, lab, "certificate.ipynb", Panel, lambda panel: settled(panel, 1, 0)
+    )
+    texts = panel.root.get_by_role("button").filter(has_text="(").all_inner_texts()
+    assert texts[0] == "(1, 0)"
+    for text in [*texts[1:], texts[0], texts[-1], texts[0]]:  # beta can be moved, or not, at once
+        alpha, beta = map(float, text.strip("()").split(","))
+        panel.button(text)
+        settled(panel, alpha, beta)
+        panel.wait("beta", lambda there=alpha < 1: movable() == there)
+    panel.key("alpha", "Home")
+    settled(panel, 0.5, 0)
+    for key, beta in (("End", 0.25), ("Home", -0.25)):
+        panel.key("beta", key)
+        settled(panel, 0.5, beta)
+    counts = [
+        int(count) for count, _ in re.findall(r"(\d+) (certified|open|fooled|wrong)", panel.alt)
+    ]
+    assert len(counts) == 4
+    assert sum(counts) == 12
+    panel.key("alpha", "End")
+    settled(panel, 1, 0)
+    panel.key("eps", "Home")
+    panel.wait("no radius", lambda: "within 0.1:" not in panel.alt and "of 40" in panel.status)
+    panel.button("Reset")
+    settled(panel, 1, 0)
+    panel.wait("the first radius", lambda: "within 0.1:" in panel.alt)
+    assert not page.errors
+    page.page.close()
 
 
 def latency(
