@@ -185,3 +185,8 @@ def test_quantiles_where_nothing_fools_some_images(
     made = runs.Measure()(runs.Column(FONTS, 1.0, 0.0, images))
     found = [made[f"norm_{q}"] for q in (5, 25, 50, 75, 95)]
     assert found == pytest.approx(expected)
+    sizes, right = sizes[:, :0], right[:0]
+    made = runs.Measure()(runs.Column(FONTS, 1.0, 0.0, images))
+    assert made["n"] == 0
+    assert math.isnan(made["success"])
+    assert "norm_50" not in made, "of no image that was right"

@@ -88,10 +88,11 @@ class Measure:
                 found[what] = rate((sizes <= within).any(0))
                 for start, row in zip(attack.starts, sizes):
                     found[f"{what}_{start}"] = rate(row <= within)
-            quantiles = sizes.amin(0).quantile(sizes.new_tensor(QUANTILES))
-            # beside an infinite size, of an image that nothing fools, interpolation gives NaN
-            whole = quantiles.nan_to_num(math.inf, math.inf).tolist()
-            norms = {f"norm_{100 * q:.0f}": value for q, value in zip(QUANTILES, whole)}
+            if sizes.numel():  # else the model has no image right
+                quantiles = sizes.amin(0).quantile(sizes.new_tensor(QUANTILES))
+                # beside an infinite size, of an image that nothing fools, interpolation gives NaN
+                whole = quantiles.nan_to_num(math.inf, math.inf).tolist()
+                norms = {f"norm_{100 * q:.0f}": value for q, value in zip(QUANTILES, whole)}
         made: dict[str, Any] = {}
         for name, value in found.items():
             made |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
