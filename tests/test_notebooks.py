@@ -935,7 +935,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "07_distance_to_the_training_set",
         density_of_other_letters,
-        ["distance follows the known density"],
+        ["distance follows the known density", "in pixels at equal ink as well"],
     ),
     (
         "08_blindspots",
