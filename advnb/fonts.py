@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.nn.functional import grid_sample, pad
 
 from .checks import brief, number, watched, whole, widest
 from .files import DamagedFileError, load_arrays
@@ -47,10 +47,9 @@ def matrices(z: Tensor) -> Tensor:
     They map *output* to *input* coordinates in [-1, 1]: scale 0.75 enlarges the letter, and a
     translation of 0.2 moves it by 2.7 pixels the other way.
     """
-    t_x, t_y, shear_x, shear_y, scale, rotation = z.unbind(1)
-    c, s = scale * rotation.cos(), scale * rotation.sin()
-    rows = (c - s * shear_x, c * shear_x - s, t_x, c * shear_y + s, c - s * shear_y, t_y)
-    return torch.stack(rows, 1).view(-1, 2, 3)
+    offset, slope = _linear(z.dtype, z.device)
+    factors, angles, terms = torch.addmm(offset, z, slope).split((3, 3, 18), 1)
+    return ((factors * angles.sin())[:, None] @ terms.view(-1, 3, 6)).view(-1, 2, 3)
 
 
 def transform(x: Tensor, z: Tensor) -> Tensor:
@@ -58,17 +57,48 @@ def transform(x: Tensor, z: Tensor) -> Tensor:
 
     Differentiable in both. `align_corners=True` is what the paper's PyTorch 0.4 did.
     """
-    grid = affine_grid(matrices(z), list(x.shape), align_corners=True)
+    n, _, height, width = x.shape
+    places = matrices(z).flatten(0, 1) @ _places(height, width, z.dtype, z.device)
+    grid = places.view(n, 2, height, width).permute(0, 2, 3, 1)
     return grid_sample(x, grid, align_corners=True).clamp(0, 1)
+
+
+def _terms(z: Tensor) -> Tensor:
+    """What a matrix is made of and is linear in the latents, [N, 24]: the sum over three sines of
+    factor * sin(angle) * a matrix."""
+    t_x, t_y, shear_x, shear_y, scale, rotation = z.unbind(1)
+    none, one, right = (torch.full_like(t_x, value) for value in (0, 1, math.pi / 2))
+    factors = (scale, scale, one)
+    angles = (rotation + right, rotation, right)  # the cosine, the sine, and 1
+    cosine = (one, shear_x, none, shear_y, one, none)
+    sine = (-shear_x, -one, none, one, -shear_y, none)
+    return torch.stack([*factors, *angles, *cosine, *sine, none, none, t_x, none, none, t_y], 1)
+
+
+@lru_cache(maxsize=8)
+def _linear(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(offset [24], slope [6, 24]) of `_terms`: one product instead of dozens of small steps, of
+    which a GPU pays each."""
+    with torch.inference_mode(False):
+        offset = _terms(torch.zeros(1, 6, dtype=torch.float64))
+        slope = (_terms(torch.eye(6, dtype=torch.float64)) - offset).round()
+        return offset[0].to(device, dtype), slope.to(device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _places(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(u, v, 1) of every pixel, [3, height * width]: places in [-1, 1], row after row."""
+    with torch.inference_mode(False):
+        u, v = (torch.linspace(-1, 1, side, dtype=dtype, device=device) for side in (width, height))
+        u, v = u.repeat(height), v.repeat_interleave(width)
+        return torch.stack([u, v, torch.ones_like(u)])
 
 
 def slopes(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """T(x; z) [N, C, H, W] and its derivatives by z, [N, 6, C, H, W], in closed form: the slope of
     the bilinear surface at each pixel, times how far that pixel's place moves with z."""
     n, channels, height, width = x.shape
-    u, v = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in (width, height))
-    base = torch.stack([u.repeat(height), v.repeat_interleave(width), torch.ones_like(u[0]).expand(
-        height * width)])  # fmt: skip
+    base = _places(height, width, x.dtype, x.device)
     half = z.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None]
     # places in an image with two black pixels around it, so that what lies outside reads as 0
     edge = z.new_tensor([width + 3, height + 3])[:, None]

@@ -1,20 +1,23 @@
 """The same network, cheaper to differentiate by its input: what an attack does 40 times an image.
 
 In eval mode a batch normalisation is an affine map, which the convolution before it can do as
-well; and the gradient of a first convolution by its few channels is a matrix product.
+well; two linear layers with nothing in between are one; and the gradient of a first convolution
+by its few channels is a matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, fold
+from torch.nn.functional import conv2d, fold, linear
 
 from .layers import Sum
 from .networks import Network
+from .stacks import Apart, GroupedLinear
 
 
 def quickened(model: nn.Module) -> nn.Module:
@@ -32,25 +35,72 @@ def quickened(model: nn.Module) -> nn.Module:
     if any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
         return model  # a product of two roundings would be felt
     with torch.no_grad():
-        return nn.Sequential(_quick(model.body, first=True), model.head)
+        return _quick([*_flat(model.body), *_flat(model.head)], first=True)
 
 
-def _quick(module: nn.Module, first: bool = False) -> nn.Module:
-    if isinstance(module, Sum):
-        return Sum(_quick(module.branch), _quick(module.shortcut))
-    if type(module) is not nn.Sequential:
-        return module
+def _flat(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a chain of chains."""
+    if type(module) is nn.Sequential:
+        for part in module:
+            yield from _flat(part)
+    else:
+        yield module
+
+
+def _quick(layers: Iterable[nn.Module], first: bool = False) -> nn.Sequential:
     made: list[nn.Module] = []
-    for layer in module:
+    for layer in layers:
         last = made[-1] if made else None
-        affine = type(layer) is nn.BatchNorm2d and layer.running_mean is not None
-        if isinstance(last, Convolution) and affine:
+        if isinstance(layer, Sum):
+            made.append(Sum(_quick(_flat(layer.branch)), _quick(_flat(layer.shortcut))))
+        elif isinstance(last, Convolution) and _is_affine(layer):
             last.absorb(layer)
         elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
             made.append(Convolution(layer, first and not made))
+        elif type(layer) is nn.Linear or type(layer) is GroupedLinear:
+            quick = Linear(layer)
+            if isinstance(last, Linear) and quick.fewer_after(last):
+                last.then(quick)
+            else:
+                made.append(quick)
+        elif type(layer) is Apart and isinstance(last, Linear):
+            last.apart = True
         else:
-            made.append(_quick(layer))
+            made.append(layer)
     return nn.Sequential(*made)
+
+
+def _is_affine(layer: nn.Module) -> bool:
+    return type(layer) is nn.BatchNorm2d and layer.running_mean is not None
+
+
+class Linear(nn.Module):
+    """A linear layer, or one for each group of channels, whose weights are constants; where
+    `apart`, the groups' rows come one group's after another's."""
+
+    def __init__(self, layer: nn.Linear | GroupedLinear) -> None:
+        super().__init__()
+        groups = layer.groups if isinstance(layer, GroupedLinear) else 1
+        self.weight = layer.weight.detach().unflatten(0, (groups, -1)).mT  # [groups, from, to]
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        self.bias, self.apart = bias.detach().view(groups, 1, -1), False
+
+    def fewer_after(self, before: Linear) -> bool:
+        """Whether both as one have fewer weights than both."""
+        apart = before.weight[0].numel() + self.weight[0].numel()
+        return before.weight.shape[1] * self.weight.shape[2] < apart
+
+    def then(self, after: Linear) -> None:
+        """Do what the layer after it does, too."""
+        self.weight = self.weight @ after.weight
+        self.bias = self.bias @ after.weight + after.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.weight) == 1:
+            return linear(x, self.weight[0].T, self.bias[0, 0])
+        rows = x.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        made = torch.baddbmm(self.bias, rows, self.weight)
+        return made.flatten(0, 1) if self.apart else made.transpose(0, 1).flatten(1)
 
 
 class Convolution(nn.Module):

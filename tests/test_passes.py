@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import advnb
 from advnb import Attack, Pixels
 from advnb.models import CNN, NETWORKS, Network
-from advnb.passes import Convolution, quickened
+from advnb.passes import Convolution, Linear, quickened
 from advnb.search import Search
+from advnb.stacks import Stack
 
 SMALL = {"ResNet13", "VGG", "MadryMNIST", "MadryCIFAR"}  # for these a few images must do
 
@@ -57,6 +58,21 @@ def test_normalisations_are_gone() -> None:
     kinds = [type(layer) for layer in made.modules()]
     assert nn.BatchNorm2d not in kinds
     assert kinds.count(Convolution) == 3
+
+
+def linears(model: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, Linear)]
+
+
+def test_linear_layers_in_a_row_become_one_where_it_has_fewer_weights() -> None:
+    assert linears(quickened(trained("CNN"))) == [(1, 576, 10)]
+    assert linears(quickened(Stack([CNN(0), CNN(1)]).eval())) == [(2, 576, 10)]
+    model = trained("CNN")  # through 3 numbers is cheaper than past them
+    model.head = nn.Sequential(nn.Linear(100, 3), nn.Linear(3, 90, bias=False)).double()
+    x = torch.rand(6, 1, 28, 28, dtype=torch.float64)
+    assert linears(quickened(model)) == [(1, 576, 3), (1, 3, 90)]
+    for mine, own in zip(looked(quickened(model), x), looked(model, x)):
+        assert torch.allclose(mine, own, rtol=1e-9, atol=1e-12)
 
 
 def test_numbers_of_a_search_are_the_networks_own() -> None:

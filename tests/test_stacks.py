@@ -70,11 +70,12 @@ def test_training_is_each_networks_own(kind: str, fonts: advnb.Dataset) -> None:
     options = {"epochs": 1, "progress": False}
     alone = [fit(CNN(s).double(), exact, recipe, seed=s, **options) for s in (4, 9)]
     stack = Stack([CNN(4).double(), CNN(9).double()])
-    test = fonts.test(50).x.double()
     for own, stacked in zip(alone, fit(stack, exact, recipe, seed=[4, 9], **options).unstack()):
         assert not stacked.training
-        # biases before batch normalisation wander in rounding alone, and change nothing
-        assert torch.allclose(own(test), stacked(test), rtol=0, atol=1e-6)
+        for (name, mine), expected in zip(stacked.named_parameters(), own.parameters()):
+            # biases before batch normalisation wander in rounding alone, and change nothing
+            if name not in ("body.0.bias", "body.3.bias", "body.6.bias"):
+                assert torch.allclose(mine, expected, rtol=0, atol=1e-10), name
 
 
 def test_unstacked_weights_are_those_of_the_stack() -> None:
