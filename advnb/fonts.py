@@ -82,7 +82,7 @@ def _linear(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
         offset = _terms(torch.zeros(1, 6, dtype=torch.float64))
         slope = (_terms(torch.eye(6, dtype=torch.float64)) - offset).round()
-        return offset[0].to(device, dtype), slope.to(device, dtype)
+        return offset[0].to(dtype).to(device), slope.to(dtype).to(device)
 
 
 @lru_cache(maxsize=8)

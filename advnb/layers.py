@@ -65,13 +65,15 @@ def narrow(model: nn.Module, stream: torch.Generator) -> None:
 
 
 def fan_out(model: nn.Module, stream: torch.Generator) -> None:
-    """Convolutions kaiming_normal by fan_out, linear layers as `narrow`; biases 0 (S's code)."""
-    narrow(model, stream)
+    """Convolutions kaiming_normal by fan_out (S's code), linear layers as PyTorch's; biases 0."""
     for layer in weighted(model):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(
                 layer.weight, mode="fan_out", nonlinearity="relu", generator=stream
             )
+        else:
+            uniform(layer, stream)
+    biases(model, 0.0)
 
 
 def uniform(layer: nn.Conv2d | nn.Linear, stream: torch.Generator) -> None:

@@ -216,8 +216,6 @@ def law(name: str, layer: nn.Conv2d | nn.Linear) -> tuple[float, float, float | 
         return 0.1 * 0.87962566, 0.2, 0.1  # of a standard normal that is cut at +-2
     if isinstance(layer, nn.Conv2d) and name in ("ResNet13", "VGG", "MadryCIFAR"):
         return math.sqrt(2 / fan_out), math.inf, 0.0
-    if name in ("ResNet13", "VGG"):
-        return math.sqrt(2 / 3 / fan_in), math.inf, 0.0
     limit = math.sqrt((3 if name == "MadryCIFAR" else 1) / fan_in)
     return limit / math.sqrt(3), limit, None if name in ("WongKolter", "WRM") else 0.0
 
