@@ -28,9 +28,11 @@ class Attack:
     """Search `set` for the change that maximises `loss`, from `restarts` random starts.
 
     `steps` updates of size `lr` (a number, or a function of the update's number 1, 2, ...) follow
-    the start, so there are steps + 1 iterates. "adam" is
-    Adam on the raw gradient (S); "sign" moves by `lr` along the steepest direction of the set's
-    norm: the gradient's sign for L-infinity (Madry et al.), the unit gradient for L2.
+    the start, so there are steps + 1 iterates. "adam" is Adam on the raw gradient (S); "adam-0.4"
+    the one that S ran, PyTorch 0.4's: its constant 1e-8 weighs 32 times as much in the first step
+    and 5 times in the 40th, so that an image of tiny gradients hardly moves. "sign" moves by `lr`
+    along the steepest direction of the set's norm: the gradient's sign for L-infinity (Madry et
+    al.), the unit gradient for L2.
 
     `keep="first"`: the first fooling iterate is the result and the image leaves the batch, so
     that the cost follows what is left (evaluation; S). `keep="strongest"`: every step runs;
@@ -49,7 +51,7 @@ class Attack:
     _: KW_ONLY
     steps: int = 40
     lr: float | Callable[[int], float] = 0.005
-    optimizer: Literal["adam", "sign"] = "adam"
+    optimizer: Literal["adam", "adam-0.4", "sign"] = "adam"
     restarts: int = 1
     start: Start = "ball"
     loss: Literal["ce", "margin"] | Loss = "ce"
@@ -64,7 +66,7 @@ class Attack:
         if not callable(self.lr):
             number("lr", self.lr, "a positive number", lambda v: 0 < v < math.inf)
         choices = {
-            "optimizer": ("adam", "sign"),
+            "optimizer": ("adam", "adam-0.4", "sign"),
             "start": STARTS,
             "keep": ("first", "strongest", "smallest"),
         }
@@ -219,7 +221,8 @@ class AttackResult:
     ) -> Rate:
         """Share of (image, restart) pairs that fool, and fool `model` as well, which
         was not attacked; of images that both models classify correctly (S's transfer attacks).
-        `correct` and `code_limit` are those of `success_rate`."""
+        `correct` and `code_limit` are those of `success_rate`, for both models; S's code asks the
+        one that was not attacked about x in any case."""
         right, start = self._right(correct), self.split
         if correct == "reconstruction":
             origin = self.attack.set.region(start).origin

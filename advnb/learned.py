@@ -35,9 +35,9 @@ class LearnedManifold:
     """The images that generative models make, one model a class, or one for all of them (S's
     class-agnostic form). Codes z [N, 10] are standard normal under the model.
 
-    `bounds` are the range that the codes of the training images take (S's code), or [-limit,
-    limit] (`within(2.0)`: S's text). The models' weights are never trained here: that is
-    `advnb.vaegan`'s work.
+    `bounds` are the range that the codes of the training images take (S's code, which attacks test
+    images in the range of theirs), or [-limit, limit] (`within(2.0)`: S's text). The models'
+    weights are never trained here: that is `advnb.vaegan`'s work.
     """
 
     def __init__(

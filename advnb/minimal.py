@@ -136,7 +136,8 @@ class CarliniWagner:
 
     @classmethod
     def printed(cls, set: PerturbationSet, seed: int = 0) -> CarliniWagner:
-        """S's settings: lambda 1, kappa 1.5, 120 steps of 0.005 from one random start."""
+        """S's settings: lambda 1, kappa 1.5, 120 steps of 0.005 from one random start. (Its code
+        has kappa 3, and takes the maximum over the other classes and 0.)"""
         return cls("l2", set=set, starts=("ball",), searches=1, steps=120, constant=1.0,
                    confidence=1.5, lr=0.005, power=1, seed=seed)  # fmt: skip
 

@@ -99,7 +99,7 @@ class Search:
         self.loss = torch.full((n,), -math.inf, device=device)
         self.first = torch.full((n,), -1, dtype=torch.int64, device=device)
         self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
-        count = 2 if self.attack.optimizer == "adam" else 0
+        count = 0 if self.attack.optimizer == "sign" else 2
         self.moments = [torch.zeros_like(self.code) for _ in range(count)]
         self.size = torch.full((n,), math.inf, dtype=self.code.dtype, device=device)
         self.finite = torch.ones(2, dtype=torch.bool, device=device)  # outputs, losses
@@ -236,7 +236,11 @@ class Search:
             mean, square = (moment[chunk] for moment in self.moments)
             mean.lerp_(gradient, 1 - 0.9)
             square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-            scale = (square / (1 - 0.999**t)).sqrt_().add_(1e-8)
+            short = 1 - 0.999**t  # what the mean of squares lacks after t updates
+            if self.attack.optimizer == "adam-0.4":  # 1e-8 beside the deviation that lacks it
+                scale, lr = square.sqrt().add_(1e-8), lr * math.sqrt(short)
+            else:
+                scale = (square / short).sqrt_().add_(1e-8)
             code.addcdiv_(mean, scale, value=lr / (1 - 0.9**t))
         region.project_(code)
 

@@ -18,7 +18,7 @@ Keep = Literal["first", "strongest"]
 EPS = ETA = 0.3  # S's radii in L-infinity: of pixels, and of codes and transforms
 ETA_SHARED = 0.1  # of the codes of a model that serves all classes
 EPS_L2 = 1.5  # of pixels in L2; that of codes stays the same
-LIMIT = 2.0  # S trains and counts on a learned manifold where all numbers of a code are this small
+LIMIT = 2.0  # S counts (and means to train) on a learned manifold where a code's numbers are less
 SOURCE = 10_000, 1000  # images and seed of the normal model whose examples are transferred
 
 
@@ -44,9 +44,11 @@ def searched(data: Dataset, name: str) -> PerturbationSet:
     return SETS[base](data, "l2" if form else "linf")
 
 
-def _against(name: str, fraction: float = 0.5, keep: Keep = "strongest") -> Make:
+def _against(
+    name: str, fraction: float = 0.5, keep: Keep = "strongest", within: float | None = LIMIT
+) -> Make:
     """Adversarial training against a set."""
-    within = LIMIT if name.startswith(LEARNED) else None
+    within = within if name.startswith(LEARNED) else None
     return lambda data: adversarial(
         Attack(searched(data, name)), fraction, keep=keep, within=within
     )
@@ -63,6 +65,7 @@ RECIPES: dict[str, Make] = {
     "normal": lambda data: normal(),
     "augmented": lambda data: augmented(form="printed"),
     "augmented-plain": lambda data: augmented(),
+    "augmented-l2": lambda data: augmented(form="printed", norm="l2"),
     **{name: _against(name) for name in SETS},
     **{f"{name}-l2": _against(f"{name}-l2") for name in MAIN},
     **{f"{name}-full": _against(name, 1.0) for name in MAIN},
@@ -72,7 +75,13 @@ RECIPES: dict[str, Make] = {
     "regular+transformation": _both("regular", "transformation"),
     "random-pixels": lambda data: noisy(searched(data, "regular")),
     "random-code": lambda data: noisy(searched(data, "on-true")),
-    "random-learned-code": lambda data: noisy(searched(data, "on-learned"), within=LIMIT),
+    # as S's code has them: it means to take codes within 2 alone, and takes any
+    "on-learned-printed": _against("on-learned", within=None),
+    "on-learned-full-printed": _against("on-learned", 1.0, within=None),
+    # and these: an update for the clean half and one for the other, of any codes
+    "random-pixels-printed": lambda data: noisy(searched(data, "regular"), apart=True),
+    "random-code-printed": lambda data: noisy(searched(data, "on-true"), apart=True),
+    "random-learned-code-printed": lambda data: noisy(searched(data, "on-learned"), apart=True),
     # ours: chance that reaches as far as the search, and as few attacked pixels as "regular+..."
     "random-pixels-uniform": lambda data: noisy(searched(data, "regular"), start="uniform"),
     "random-code-uniform": lambda data: noisy(searched(data, "on-true"), start="uniform"),

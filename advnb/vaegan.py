@@ -49,8 +49,9 @@ BETA: dict[str, float | tuple[float, ...]] = {
 @dataclass(frozen=True)
 class Settings:
     """How a manifold is learned. S's: kind "vaegan", width 64, kernel 6, and 9,600 (FONTS), 7,200
-    (EMNIST) or 3,600 (Fashion-MNIST) `steps` a class, of 100 images each; the learning rate falls
-    here as over 30 epochs, in S by 10 % in each of 10, 30 and 60.
+    (EMNIST) or 3,600 (Fashion-MNIST) `steps` a class, of 100 images each, ten times as many for one
+    model of all; the learning rate falls here as over 30 epochs, in S by 10 % in each of 10, 30
+    and 60.
 
     `beta` weighs the reconstruction of a VAE-GAN, one number or one a class (None: S's for the
     data set); `shared` trains one model for all classes, S's class-agnostic form. `steps` None:

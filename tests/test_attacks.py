@@ -141,6 +141,35 @@ def test_against_a_plain_loop(
         assert torch.allclose(result.x[0, i], kept[0], atol=1e-9)
 
 
+def test_the_old_adam_hardly_moves_where_gradients_are_tiny(
+    trained: nn.Module, fonts: advnb.Dataset
+) -> None:
+    """PyTorch's Adam with the constant that the old one amounts to at each step."""
+    model, split = copy.deepcopy(trained).double(), fonts.test(6)
+    split = split.with_x(split.x.double())
+
+    def tiny(output: Tensor, y: Tensor) -> Tensor:
+        return 1e-7 * cross_entropy(output, y, reduction="none")
+
+    moved = {}
+    for optimizer in ("adam-0.4", "adam"):
+        attack = Attack(Pixels(0.3), steps=9, optimizer=optimizer, loss=tiny, keep="strongest")
+        states = [state.x for state in attack.iterate(model, split)]
+        code, moved[optimizer] = states[0].clone().requires_grad_(), states[1] - states[0]
+        adam = torch.optim.Adam([code], lr=0.005, maximize=True)
+        for t in range(1, 10):
+            adam.zero_grad()
+            tiny(model(code), split.y).sum().backward()
+            if optimizer == "adam-0.4":
+                adam.param_groups[0]["eps"] = 1e-8 / math.sqrt(1 - 0.999**t)
+            adam.step()
+            code.data = bounded(code.data, split.x, 0.3)
+            still = (model(states[t]).argmax(1) == split.y) & (model(code).argmax(1) == split.y)
+            assert still.any()
+            assert torch.allclose(states[t][still], code[still], atol=1e-9)
+    assert moved["adam-0.4"].abs().median() < 0.5 * moved["adam"].abs().median()
+
+
 def test_foolbox_fools_the_same_number(trained: nn.Module, fonts: advnb.Dataset) -> None:
     import foolbox
 

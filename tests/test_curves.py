@@ -122,6 +122,9 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
         "random-code": noisy(true),
         "random-pixels-uniform": noisy(pixels, start="uniform"),
         "random-code-uniform": noisy(true, start="uniform"),
+        "random-pixels-printed": noisy(pixels, apart=True),
+        "random-code-printed": noisy(true, apart=True),
+        "augmented-l2": augmented(0.3, form="printed", norm="l2"),
         "regular-quarter": adversarial(regular, 0.25),
     }
     assert {name: made[name] for name in plain} == plain
@@ -132,13 +135,15 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
         "on-learned-weak": replace(regular, keep="first"),
         "on-learned-l2": regular,
         "regular+on-learned": regular,
-        "random-learned-code": noisy(pixels).parts[-1].attack,
+        "on-learned-printed": regular,
+        "on-learned-full-printed": regular,
+        "random-learned-code-printed": noisy(pixels).parts[-1].attack,
         "on-shared": regular,
     }
     assert set(made) == {*plain, *learned}
     for name, like in learned.items():
         part, shared = made[name].parts[-1], name == "on-shared"
-        assert part.within == 2
+        assert part.within == (None if name.endswith("-printed") else 2)
         found, bounds = part.attack.set, manifold.bounds
         if shared:
             bounds = LearnedManifold.load("fonts", "flow-shared").bounds
@@ -146,13 +151,15 @@ def test_names_are_the_papers_settings(fonts: advnb.Dataset) -> None:
         assert found.manifold.shared == shared
         assert all(map(torch.equal, found.manifold.bounds, bounds))
         assert replace(part.attack, set=pixels) == like
-    assert made["on-learned-full"].counts() == [100]
+    assert made["on-learned-full"].counts() == made["on-learned-full-printed"].counts() == [100]
     assert made["on-learned"].counts() == [50, 50]
     assert made["regular+on-learned"].counts() == [50, 25, 25]
     for recipe in made.values():
         assert (recipe.batch_size, recipe.betas, recipe.weight_decay) == (100, (0.5, 0.9), 1e-4)
         assert (recipe.schedule, recipe.warmup) == (Decay(0.01, 0.95, 1e-7), 0)
-    assert [name for name, recipe in made.items() if recipe.apart] == ["augmented"]
+    chance = [f"random-{what}-printed" for what in ("pixels", "code", "learned-code")]
+    apart = [name for name, recipe in made.items() if recipe.apart]
+    assert apart == ["augmented", "augmented-l2", *chance]
 
 
 @pytest.mark.parametrize("recipe", strategies.RECIPES)

@@ -791,17 +791,12 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "02_distance_to_the_manifold",
         distance_that_is_always_one,
-        ["regular examples lie farther away", "the search finds at least 80 %"],
+        ["from a random start regular examples lie", "the search finds at least 80 %"],
     ),
     (
         "02_distance_to_the_manifold",
         projection_on_black,
         ["the distance is nearly the length"],
-    ),
-    (
-        "02_distance_to_the_manifold",
-        box_three_times_as_wide,
-        ["every code is within eta"],
     ),
     (
         "02_distance_to_the_manifold",
@@ -825,7 +820,7 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     (
         "03_on_manifold_attacks",
         result_without_the_images_found,
-        ["every example is the decoded letter"],
+        ["the network misreads every example that counts"],
     ),
     (
         "03_on_manifold_attacks",

@@ -58,10 +58,10 @@ def histograms(
     bins = np.linspace(least, most + 0.02 * (most - least) + 1e-9, 41).tolist()
     peaks = {}
     for name, values in groups.items():
-        share = np.full(len(values), 1 / len(values))
+        share, colour = np.full(len(values), 1 / len(values)), COLOURS.get(name, f"C{len(peaks)}")
         heights, _, _ = axes.hist(
-            values.cpu().numpy(), bins, weights=share, alpha=0.6, label=name,
-            color=COLOURS.get(name),
+            values.cpu().numpy(), bins, weights=share, histtype="stepfilled", label=name,
+            facecolor=(colour, 0.2), edgecolor=colour, linewidth=1.5,
         )  # fmt: skip
         peaks[name] = int(np.argmax(heights)), float(np.max(heights))
     top = min(6 * min(peak for _, peak in peaks.values()), max(peak for _, peak in peaks.values()))
@@ -138,7 +138,8 @@ def regions(
         for (name, (x, y)), marker in zip(marks.items(), cycle("o^s*Dv")):
             axes.plot(x.item(), y.item(), marker, color="black", markersize=8, label=name,
                       markerfacecolor="white")  # fmt: skip
-        axes.set(title=title, xlabel="L2 distance along one axis", ylabel="along the other")
+        towards = f"L2 distance, towards {[*marks][1]}" if len(marks) > 1 else "L2 distance"
+        axes.set(title=title, xlabel=towards, ylabel="at a right angle to it")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   frameon=False)  # fmt: skip
     return figure
