@@ -56,7 +56,7 @@ def histograms(
     least = min(0.0, *(float(values.min()) for values in groups.values()))
     most = max(0.0, *(float(values.max()) for values in groups.values()))
     bins = np.linspace(least, most + 0.02 * (most - least) + 1e-9, 41).tolist()
-    peaks = {}
+    peaks: dict[str, tuple[int, float]] = {}
     for name, values in groups.items():
         share, colour = np.full(len(values), 1 / len(values)), COLOURS.get(name, f"C{len(peaks)}")
         heights, _, _ = axes.hist(
