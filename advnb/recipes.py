@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .attacks import Attack
 from .certify import RobustLoss
 from .checks import brief, number, whole
-from .perturbations import Affine, Norm, PerturbationSet, Pixels, Start
+from .perturbations import Affine, PerturbationSet, Pixels, Start
 from .relaxations import Inner, Method
 from .tones import ScaleShift
 from .transport import InverseRoot, Mean, Smoothed, Transport
@@ -74,7 +74,8 @@ class Part:
     """A share of every batch: attacked, or clean where `attack` is None.
 
     `within`: drawn only from images whose own code lies within this much of zero, in every
-    number (S's training on a learned manifold: 2). `loss`: cross-entropy if None.
+    number (2 on a learned manifold, as S's code means to, though it takes any). `loss`:
+    cross-entropy if None.
     """
 
     share: float
@@ -186,14 +187,9 @@ def noisy(
 
 
 def augmented(
-    eta: float = 0.3,
-    *,
-    form: Literal["plain", "printed"] = "plain",
-    norm: Norm = "linf",
-    **settings: Any,
+    eta: float = 0.3, *, form: Literal["plain", "printed"] = "plain", **settings: Any
 ) -> Recipe:
-    """Data augmentation: half of every batch moved, sheared, scaled and turned at random, within
-    `eta` in the norm.
+    """Data augmentation: half of every batch moved, sheared, scaled and turned at random.
 
     form="plain": T(x; identity + t), t within `eta`, one update a batch. form="printed": what S's
     curves were made with, an update for the clean half and then one for the other, which is
@@ -202,8 +198,8 @@ def augmented(
     if form not in ("plain", "printed"):
         raise ValueError(f'form must be "plain" or "printed"; got {brief(form)}')
     if form == "plain":
-        return noisy(Affine(eta, norm), **settings)
-    return noisy(Affine(eta, norm, "zero"), apart=True, **settings)
+        return noisy(Affine(eta), **settings)
+    return noisy(Affine(eta, around="zero"), apart=True, **settings)
 
 
 def combined(recipes: Sequence[Recipe]) -> Recipe:

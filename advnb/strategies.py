@@ -65,7 +65,6 @@ RECIPES: dict[str, Make] = {
     "normal": lambda data: normal(),
     "augmented": lambda data: augmented(form="printed"),
     "augmented-plain": lambda data: augmented(),
-    "augmented-l2": lambda data: augmented(form="printed", norm="l2"),
     **{name: _against(name) for name in SETS},
     **{f"{name}-l2": _against(f"{name}-l2") for name in MAIN},
     **{f"{name}-full": _against(name, 1.0) for name in MAIN},
@@ -75,13 +74,10 @@ RECIPES: dict[str, Make] = {
     "regular+transformation": _both("regular", "transformation"),
     "random-pixels": lambda data: noisy(searched(data, "regular")),
     "random-code": lambda data: noisy(searched(data, "on-true")),
+    "random-learned-code": lambda data: noisy(searched(data, "on-learned"), within=LIMIT),
     # as S's code has them: it means to take codes within 2 alone, and takes any
     "on-learned-printed": _against("on-learned", within=None),
     "on-learned-full-printed": _against("on-learned", 1.0, within=None),
-    # and these: an update for the clean half and one for the other, of any codes
-    "random-pixels-printed": lambda data: noisy(searched(data, "regular"), apart=True),
-    "random-code-printed": lambda data: noisy(searched(data, "on-true"), apart=True),
-    "random-learned-code-printed": lambda data: noisy(searched(data, "on-learned"), apart=True),
     # ours: chance that reaches as far as the search, and as few attacked pixels as "regular+..."
     "random-pixels-uniform": lambda data: noisy(searched(data, "regular"), start="uniform"),
     "random-code-uniform": lambda data: noisy(searched(data, "on-true"), start="uniform"),

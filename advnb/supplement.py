@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIZES, SEEDS = (1000, 5000), (0, 1)
-CHANCE = ("random-pixels", "random-code", "random-learned-code")  # S's own form of these
 
 
 def cells(figure: str, n: Sequence[int] = SIZES, seeds: Sequence[int] = SEEDS) -> list[Cell]:
@@ -51,8 +50,6 @@ def _told(figure: str) -> pd.DataFrame:
         raise ValueError(f"figure {figure} is not of these cells: see curves.printed({figure!r})")
     errors = told.dropna(subset="error").drop_duplicates(["model", "recipe", "n"])
     told = pd.concat([told, errors.assign(attack="error", value=errors.error)])
-    names = {name: f"{name}-printed" for name in CHANCE}
-    if figure == "l2":  # there all but normal training is against, or with, changes in L2
-        names |= {name: f"{name}-l2" for name in (*MAIN, "augmented")}
-    told = told.assign(recipe=told.recipe.replace(names))
+    if figure == "l2":  # there the adversarial models are trained with the L2 attack, too
+        told = told.assign(recipe=told.recipe.replace({name: f"{name}-l2" for name in MAIN}))
     return told.drop_duplicates(["model", "recipe", "attack", "n"]).reset_index(drop=True)

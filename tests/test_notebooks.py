@@ -890,6 +890,11 @@ BREAKS: list[tuple[str, Callable[[Patch], None], list[str]]] = [
     ),
     (
         "06_robustness_and_generalization",
+        search_that_stays_at_its_start,
+        ["with the margin as its loss the attack fools"],
+    ),
+    (
+        "06_robustness_and_generalization",
         smallest_changes_along_the_manifold_that_leave_it,
         ["the way is longer than along six random ones"],
     ),
