@@ -58,7 +58,8 @@ def transform(x: Tensor, z: Tensor) -> Tensor:
     Differentiable in both. `align_corners=True` is what the paper's PyTorch 0.4 did.
     """
     n, _, height, width = x.shape
-    places = matrices(z).flatten(0, 1) @ _places(height, width, z.dtype, z.device)
+    base = _places(height, width, z.dtype, z.device).expand(n, -1, -1)
+    places = torch.bmm(matrices(z), base)  # image by image: what else is drawn changes no bit
     grid = places.view(n, 2, height, width).permute(0, 2, 3, 1)
     return grid_sample(x, grid, align_corners=True).clamp(0, 1)
 

@@ -63,6 +63,12 @@ def test_decode_in_double_is_the_oracle(fonts: advnb.Dataset) -> None:
         assert np.abs(image[0].numpy() - oracle(glyph, row)).max() < 1e-12
 
 
+def test_an_image_is_the_same_bits_whatever_is_drawn_with_it(fonts: advnb.Dataset) -> None:
+    split = fonts.test(500)
+    for start, stop in ((0, 1), (3, 10), (250, 351), (1, 500)):
+        assert torch.equal(split[start:stop].x, split.x[start:stop])
+
+
 def test_directions(fonts: advnb.Dataset) -> None:
     split = fonts.train(1)
     row = [0.0, 0, 0, 0, 1, 0]

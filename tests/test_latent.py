@@ -323,12 +323,13 @@ def test_a_control_that_goes_back_after_an_attack(
     own = code_of(panel)
     press(panel, "Attack")
     shown(panel)
+    assert abs(code_of(panel)[0] - own[0]) > 2 * panel.controls["t_x"].step  # it has gone away
     monkeypatch.setattr(latent_module, "LATE", 1.0)
-    panel._given["rotation"] = [(time.monotonic(), v) for v in (own[5], code_of(panel)[5])]
-    panel.controls["rotation"].value = own[5]
-    until(lambda: panel._posted["rotation"] == pytest.approx(own[5], abs=1e-6))
+    panel._given["t_x"] = [(time.monotonic(), v) for v in (own[0], code_of(panel)[0])]
+    panel.controls["t_x"].value = own[0]
+    until(lambda: panel._posted["t_x"] == pytest.approx(own[0], abs=1e-6))
     shown(panel)
-    assert code_of(panel)[5] == pytest.approx(own[5], abs=1e-6)
+    assert code_of(panel)[0] == pytest.approx(own[0], abs=1e-6)
     assert_tells(panel, model, letters)
 
 
