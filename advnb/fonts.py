@@ -65,21 +65,18 @@ def transform(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _terms(z: Tensor) -> Tensor:
-    """What a matrix is made of and is linear in the latents, [N, 24]: the sum over three sines of
-    factor * sin(angle) * a matrix."""
+    """Linear in the latents, [N, 24]: a matrix is the sum of three factor * sin(angle) * matrix."""
     t_x, t_y, shear_x, shear_y, scale, rotation = z.unbind(1)
     none, one, right = (torch.full_like(t_x, value) for value in (0, 1, math.pi / 2))
-    factors = (scale, scale, one)
-    angles = (rotation + right, rotation, right)  # the cosine, the sine, and 1
+    sines = (scale, scale, one, rotation + right, rotation, right)  # factors, angles: cos, sin, 1
     cosine = (one, shear_x, none, shear_y, one, none)
     sine = (-shear_x, -one, none, one, -shear_y, none)
-    return torch.stack([*factors, *angles, *cosine, *sine, none, none, t_x, none, none, t_y], 1)
+    return torch.stack([*sines, *cosine, *sine, none, none, t_x, none, none, t_y], 1)
 
 
 @lru_cache(maxsize=8)
 def _linear(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(offset [24], slope [6, 24]) of `_terms`: one product instead of dozens of small steps, of
-    which a GPU pays each."""
+    """(offset [24], slope [6, 24]) of `_terms`: one product for dozens of kernels on a GPU."""
     with torch.inference_mode(False):
         offset = _terms(torch.zeros(1, 6, dtype=torch.float64))
         slope = (_terms(torch.eye(6, dtype=torch.float64)) - offset).round()
@@ -115,8 +112,7 @@ def slopes(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     by_place = torch.stack([(b - a) * (1 - down) + (d - c) * down, bottom - top], 2)
     moves = (_by_latent(z) @ base) * half  # [N, 6, 2, HW]
     changes = torch.einsum("nkip,ncip->nkcp", moves, by_place)
-    size = (channels, height, width)
-    return image.view(n, *size), changes.view(n, 6, *size)
+    return image.view_as(x), changes.view(n, 6, *x.shape[1:])
 
 
 def _by_latent(z: Tensor) -> Tensor:

@@ -236,11 +236,9 @@ class Search:
             mean, square = (moment[chunk] for moment in self.moments)
             mean.lerp_(gradient, 1 - 0.9)
             square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-            short = 1 - 0.999**t  # what the mean of squares lacks after t updates
-            if self.attack.optimizer == "adam-0.4":  # 1e-8 beside the deviation that lacks it
-                scale, lr = square.sqrt().add_(1e-8), lr * math.sqrt(short)
-            else:
-                scale = (square / short).sqrt_().add_(1e-8)
+            short = 1 - 0.999**t  # what the mean of squares is short of; 0.4 adds 1e-8 before that
+            constant = 1e-8 / (math.sqrt(short) if self.attack.optimizer == "adam-0.4" else 1)
+            scale = (square / short).sqrt_().add_(constant)
             code.addcdiv_(mean, scale, value=lr / (1 - 0.9**t))
         region.project_(code)
 
