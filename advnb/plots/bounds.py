@@ -27,7 +27,9 @@ def margins(
     grid = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     top = max(float(table.attack.max()) for table in tables.values())
     for axes, (name, table) in zip(grid, tables.items()):
-        axes.fill_between(table.radius, table.crown, table.attack, color="#dddddd", label="open")
+        axes.fill_between(
+            table.radius, table.crown, table.attack, color="#dddddd", label="not known"
+        )
         for column, (label, colour, style) in LINES.items():
             axes.plot(table.radius, table[column], style, color=COLOURS[colour], label=label)
         axes.axhline(0, color="black", lw=0.8)
