@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.patheffects import withStroke
+
 from .base import COLOURS, Picture
 
 if TYPE_CHECKING:
@@ -36,10 +38,12 @@ def generalization(
         elif not told and part.value.max() - part.value.min() > 0.1:
             sized, told = part.dropna(subset=["n", "x"]).sort_values("n"), True
             ends = sized[["n", "x", "value"]].iloc[[0, -1] if len(sized) else []]
-            for n, x, y in ends.to_numpy(float).tolist():
+            falls = len(sized) > 1 and sized.value.iloc[-1] < sized.value.iloc[-2]
+            places = ((0, 7), (7, -10) if falls else (-3, 7))  # the last one stands at the axis
+            for (n, x, y), place in zip(ends.to_numpy(float).tolist(), places):
                 axes.annotate(
-                    f"N = {n:,.0f}", (x, y), (0, 7), textcoords="offset points", fontsize=8,
-                    color=colour, ha="center",
+                    f"N = {n:,.0f}", (x, y), place, textcoords="offset points", fontsize=8,
+                    color=colour, ha="left" if place[0] else "center", path_effects=HALO,
                 )  # fmt: skip
         for table, style in ((paper, OPEN), (own, OWN)):
             if table is not None:
@@ -84,6 +88,7 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     return figure
 
 
+HALO = [withStroke(linewidth=3, foreground="white")]
 HUES = ("#222222", "#00798c", "#e0a100", "#8fa31e", "#6d4c41")  # of no strategy
 MARKS = {"augmented": "s", "transformation": "^", "on-true": "v", "on-learned": "P", "regular": "X"}
 OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
