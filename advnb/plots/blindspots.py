@@ -150,7 +150,7 @@ def corner(
     axes.plot(shown, [a * eps for a in shown], "x", color=COLOURS["success_scaled"],
               label=f"within alpha x {eps:g}", **style)  # fmt: skip
     axes.set(xlabel="alpha (the contrast that is left)", ylabel="radius of the attack", title=title,
-             xlim=(0.4, 1), ylim=(0, radius[-1]))  # fmt: skip
+             xlim=(0.4, 1.02), ylim=(0, radius[-1]))  # fmt: skip
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False)  # fmt: skip
     return figure

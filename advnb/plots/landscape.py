@@ -62,7 +62,7 @@ def landscape(
     if marker is not None:
         mark(axes).set_data([marker[0]], [shift_of(*marker)])
     axes.set_title(title)
-    figure.legend(loc="outside lower center", **LEGEND)
+    figure.legend(loc="outside lower center", **(LEGEND | {"ncols": 2}))
     return figure
 
 
