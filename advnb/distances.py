@@ -128,10 +128,16 @@ def _check(distance: Tensor, fooled: Tensor) -> None:
         raise ValueError(f"four finite distances or more are needed; got {brief(distance)}")
 
 
-@lru_cache(maxsize=8)
 def attacked(data: str, images: int, restarts: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Which of the first test images the zoo's adversarially trained network of a data set has
-    right, and which of these the attack of its card fools from any start: bool [images] each."""
+    right, and which of these the attack of its card fools from any start: bool [images] each.
+    Attacked once; every call has copies of its own."""
+    right, fooled = _attacked(data, images, restarts, device)
+    return right.clone(), fooled.clone()
+
+
+@lru_cache(maxsize=8)
+def _attacked(data: str, images: int, restarts: int, device: str) -> tuple[Tensor, Tensor]:
     name = f"{data}-cnn-adversarial"
     attack = replace(zoo.entry(name).attack, restarts=restarts)
     result = attack(zoo.load(name).to(device), load(data).test(images))

@@ -16,7 +16,7 @@ import advnb
 from advnb import comparisons, distance_to_training_set, plots, zoo
 from advnb.__main__ import main
 from advnb.comparisons import Cell, PlaneCell, cells, plane_cells, run
-from advnb.distances import FEATURES, bins, features_of, relation
+from advnb.distances import FEATURES, attacked, bins, features_of, relation
 from advnb.divergence import kl_by_class
 from advnb.embedding import Standardised, embed, project
 from advnb.models import accuracy
@@ -116,6 +116,13 @@ def test_a_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path: Path
     alike = distance_to_training_set(Standardised(model.features, train), train, test)
     assert row["distance"] == pytest.approx(alike.mean().item(), rel=1e-6)
     assert row["distance_low"] < row["distance"] < row["distance_high"]
+
+
+def test_what_was_attacked_once_is_not_changed_by_its_users() -> None:
+    first = attacked("fonts", 20, 1)
+    for flags in attacked("fonts", 20, 1):
+        flags.logical_not_()
+    assert all(torch.equal(a, b) for a, b in zip(first, attacked("fonts", 20, 1)))
 
 
 def test_a_plane_cell_measures_what_its_parts_say(fonts: advnb.Dataset, tmp_path: Path) -> None:
