@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from ..stats import Rate
@@ -55,6 +56,7 @@ PASTEL = [
     (0.93, 0.93, 0.65), (0.55, 0.80, 0.72),
 ]  # fmt: skip
 # the papers' own numbers, in every figure
+HALO = [withStroke(linewidth=3, foreground="white")]  # of what stands on other lines
 PRINTED: dict[str, Any] = {
     "marker": "D",
     "color": "black",

@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from ..blindspots import Printed
 from ..blindspots.landscape import shift_of
-from .base import COLOURS, PRINTED, Picture
+from .base import COLOURS, HALO, PRINTED, Picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 HEAT = LinearSegmentedColormap.from_list(
     "success", ["#fdf6f0", "#f2c4b3", COLOURS["success"], "#8a2033", "#5a0f20"]
 ).with_extremes(bad="#e4e4e4")
-HALO = [withStroke(linewidth=3, foreground="white")]
 LEVELS = {0.99: "solid", 0.95: "dashed"}  # of the accuracy at alpha = 1
 MARKER: dict[str, Any] = {
     "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black",

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.patheffects import withStroke
-
-from .base import COLOURS, Picture
+from .base import COLOURS, HALO, Picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +86,6 @@ def beside(tables: Mapping[str, pd.DataFrame], alt: str = "") -> Picture:
     return figure
 
 
-HALO = [withStroke(linewidth=3, foreground="white")]
 HUES = ("#222222", "#00798c", "#e0a100", "#8fa31e", "#6d4c41")  # of no strategy
 MARKS = {"augmented": "s", "transformation": "^", "on-true": "v", "on-learned": "P", "regular": "X"}
 OPEN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 5, "fillstyle": "none"}
